@@ -1,0 +1,517 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.11"
+# dependencies = []
+# ///
+# SPDX-FileCopyrightText: 2026 the netscripts authors
+# SPDX-License-Identifier: 0BSD
+"""Greet every TCP client, or with --echo send back what it sends: thousands at once, in one thread, with or
+without TLS. It moves bytes and knows no protocol: that is what a handler of yours adds.
+
+examples:
+  python tcp_server.py                            greet whoever connects to localhost:12345
+  python tcp_server.py --echo --port 7000         send back what comes
+  python tcp_server.py --host '' --once           listen on every interface, serve one client, exit
+  python tcp_server.py --tls-cert cert.pem --tls-key key.pem
+
+what the ten-line version gets wrong:
+  It serves one client at a time: a silent one blocks all others. Here nobody waits, and silence has a limit.
+  It closes on unread input: the reset that follows can eat the greeting (RFC 2525 section 2.17). Here the server
+  half-closes, reads what the client still says, and closes then.
+  It takes send() for delivered: what the peer has no room for is lost. Here it is kept, and nothing more is read
+  from a peer that does not read.
+  It dies or spins when accept() finds no file descriptor left. Here it waits until there are some.
+  It cannot restart ("Address already in use"), listens on IPv4 only, and Ctrl+C cuts everybody off.
+"""
+
+import argparse
+import contextlib
+import errno
+import logging
+import math
+import os
+import selectors
+import signal
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+__all__ = ["Connection", "Echo", "Greeter", "Handler", "TCPServer"]
+
+log = logging.getLogger(__name__)
+
+READ_BYTES = 65_536  # one recv(): enough for the fastest peer, small enough for a fair turn to all
+MAX_UNSENT_BYTES = 1_048_576  # who leaves so much unread when there is more will not catch up
+LINGER_S = 2.0  # for the peer to take the last bytes and close; after that a reset may eat them
+TICK_S = 0.25  # how late a timeout may fire, and how long accept() rests without file descriptors
+SLEEP_S = None if os.name == "posix" else TICK_S  # with nothing to time; on Windows select() sleeps through Ctrl+C
+ACCEPT_BATCH = 64  # connections accepted in a row, before those that are open have their turn
+SPARE_FILES = 64  # descriptors kept for what is no connection: standard streams, listeners, a handler's files
+DAY_S = 86_400.0
+
+# accept(2): the client, or the way to it, is gone; the next one may be fine. (A reset is a ConnectionError.)
+CLIENT_GONE = (errno.EPROTO, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EPERM)
+NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+Address = tuple[str, int]
+
+
+class Handler:
+    """What happens on one connection, in asyncio.Protocol's words: subclass it, override what you need.
+
+    The server makes a handler a connection, and calls it in its one thread: a call that waits makes everybody wait.
+    One that raises costs its connection, and is logged.
+    """
+
+    connection: "Connection"
+
+    def connection_made(self, connection: "Connection") -> None:
+        """The client has connected. With TLS the handshake may still be under way; send() waits for it."""
+        self.connection = connection
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes came: cut as the network pleased, not as the peer sent them."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection is gone: after an orderly close None, else why."""
+
+
+class Greeter(Handler):
+    """Send `message` and close, whatever the client says."""
+
+    def __init__(self, message: bytes = b"Hello, World!") -> None:
+        self.message = message
+
+    def connection_made(self, connection: "Connection") -> None:
+        connection.send(self.message)
+        connection.close()
+
+
+class Echo(Handler):
+    """Send back every byte (RFC 862)."""
+
+    def data_received(self, data: bytes) -> None:
+        self.connection.send(data)
+
+
+class Connection:
+    """One client, as its handler sees it: `peer` is its (host, port). Only for the thread that serves."""
+
+    __slots__ = ("_closing", "_deadline", "_events", "_half_closed", "_handler", "_server", "_sock", "_unsent", "peer")
+
+    def __init__(self, server: "TCPServer", sock: socket.socket, peer: Address) -> None:
+        self.peer = peer
+        self._server = server
+        self._sock = sock
+        self._handler = Handler()
+        self._unsent = bytearray()
+        self._events = selectors.EVENT_READ
+        self._closing = self._half_closed = False
+        self._deadline = server._fresh_deadline
+
+    def send(self, data: bytes) -> None:
+        """Send `data`, now or when the peer takes it. After close() it is ignored.
+
+        Sending more to a peer that has left MAX_UNSENT_BYTES unread drops the connection.
+        """
+        if self._closing:
+            return
+        sent = 0 if self._unsent else self._push(data)
+        if sent < len(data):
+            if len(self._unsent) > MAX_UNSENT_BYTES:
+                self._deadline = -math.inf  # not at once: a handler is in the middle of something
+                self._closing = True
+            self._unsent += data[sent:]
+            self._flush()
+
+    def close(self) -> None:
+        """Close once everything is sent: half-close, read until the peer closes too or LINGER_S pass, close."""
+        self._closing = True
+        if not self._unsent:
+            self._half_close()
+
+    def _ready(self) -> None:
+        """The socket can be read or written."""
+        if self._unsent and not self._flush():
+            return  # a peer that does not read is not read from: memory stays flat
+        try:
+            data = self._sock.recv(READ_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        except OSError as error:
+            return self._drop(error)
+        if not data:
+            self.close()  # the peer has sent all it has; what is still meant for it goes out first
+            if self._half_closed:
+                self._drop(None)
+        elif not self._closing:
+            self._deadline = self._server._fresh_deadline
+            self._call(self._handler.data_received, data)
+
+    def _open(self) -> None:
+        self._handler = self._server._handler_factory()
+        self._handler.connection_made(self)
+
+    def _flush(self) -> bool:
+        """Send what has been waiting; true when all is sent."""
+        while self._unsent:
+            sent = self._push(self._unsent)
+            if not sent:
+                return False
+            del self._unsent[:sent]
+        self._watch(selectors.EVENT_READ)
+        if self._closing:
+            self._half_close()
+        return True
+
+    def _push(self, data: bytes | bytearray) -> int:
+        """Send what goes without waiting, and see to it that the loop comes back for the rest."""
+        try:
+            sent = self._sock.send(data)
+            self._deadline = self._server._fresh_deadline
+            return sent
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            self._watch(selectors.EVENT_WRITE)
+        except ssl.SSLWantReadError:
+            self._watch(selectors.EVENT_READ)  # a handshake in which it is the peer's turn
+        except OSError:
+            return len(data)  # the peer is gone; the next read says why
+        return 0
+
+    def _watch(self, events: int) -> None:
+        if events != self._events:
+            self._events = events
+            self._server._selector.modify(self._sock, events, self._ready)
+
+    def _half_close(self) -> None:
+        if self._half_closed:
+            return
+        self._half_closed = True
+        self._deadline = time.monotonic() + LINGER_S
+        with contextlib.suppress(OSError):  # the peer may be gone
+            if isinstance(self._sock, ssl.SSLSocket):
+                with contextlib.suppress(OSError):
+                    self._sock.unwrap()  # our close_notify; the peer's may never come
+            self._sock.shutdown(socket.SHUT_WR)  # subtle: takes TLS off, too; the rest is only read to be forgotten
+
+    def _call(self, method: Callable[..., None], *args: Any) -> None:
+        try:
+            method(*args)
+        except Exception as error:
+            log.exception("the handler of %s failed", format_address(self.peer))
+            self._drop(error)
+
+    def _drop(self, error: Exception | None) -> None:
+        if self in self._server._connections:
+            self._server._connections.remove(self)
+            self._server._selector.unregister(self._sock)
+            self._sock.close()
+            self._closing = self._half_closed = True
+            if isinstance(error, ssl.SSLError):
+                log.warning("TLS with %s failed: %s", format_address(self.peer), error)
+            self._call(self._handler.connection_lost, error)
+
+
+class TCPServer:
+    """A TCP server in socketserver's words, on every address that a host name has, IPv4 and IPv6.
+
+        with TCPServer(("localhost", 0), Echo) as server:
+            threading.Thread(target=server.serve_forever).start()
+            ...  # clients connect to server.address
+
+    address: (host, port); host '' is every interface, port 0 any free one, the same for all addresses.
+    handler_factory: a Handler subclass, or what else returns a handler when called; called once a connection.
+    timeout_s: a connection that moves no byte for so long is dropped. max_connections: more wait in the backlog.
+    grace_s: what shutdown() gives open connections to finish. ssl_context: a server's, for TLS.
+    Raises OSError when the name has no address (socket.gaierror) or none can be bound.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        handler_factory: Callable[[], Handler],
+        *,
+        timeout_s: float = 60.0,
+        grace_s: float = 5.0,
+        max_connections: int = 10_000,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._handler_factory = handler_factory
+        self._timeout_s, self._grace_s = timeout_s, grace_s
+        self._max_connections = max_connections
+        self._ssl_context = ssl_context
+        self._connections: set[Connection] = set()
+        self._accepting = self._resting = self._warned = self._stopping = False
+        self._stop_at = math.inf
+        self._next_tick = self._fresh_deadline = -math.inf
+        self._serving = threading.Lock()
+        self._listeners = listen(address)
+        self.addresses: list[Address] = [listener.getsockname()[:2] for listener in self._listeners]
+        self.address = self.addresses[0]
+        self._selector = selectors.DefaultSelector()
+        self._wake_end, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
+        self._selector.register(self._wake_end, selectors.EVENT_READ, lambda: self._wake_end.recv(READ_BYTES))
+
+    def __enter__(self) -> "TCPServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def serve_forever(self) -> None:
+        """Serve until shutdown(), then close everything."""
+        with self._serving:
+            try:
+                while not self._stopping:
+                    self._accept_if(len(self._connections) < self._max_connections and not self._resting)
+                    self._take_turn()
+                self._accept_if(False)
+                for listener in self._listeners:
+                    listener.close()  # who comes now is refused at once
+                while self._connections and time.monotonic() < self._stop_at:
+                    self._take_turn()
+            finally:
+                self._close()
+
+    def shutdown(self, grace_s: float | None = None) -> None:
+        """Accept no more, and let serve_forever() return when all have finished or `grace_s` is over.
+
+        Does not wait for that. From any thread, handler or signal handler; before serving, too; the first end counts.
+        """
+        self._stop_at = min(self._stop_at, time.monotonic() + (self._grace_s if grace_s is None else grace_s))
+        self._stopping = True
+        with contextlib.suppress(OSError):  # full: it is awake; closed: it is over
+            self._waker.send(b"\0")
+
+    def close(self) -> None:
+        """Cut what is open, wait for serve_forever() to return, free the addresses. Not from a handler."""
+        self.shutdown(0)
+        with self._serving:
+            self._close()
+
+    def _close(self) -> None:
+        for connection in list(self._connections):
+            connection._drop(ConnectionAbortedError(errno.ECONNABORTED, "the server shuts down"))
+        self._selector.close()
+        for sock in (*self._listeners, self._wake_end, self._waker):
+            sock.close()
+
+    def _take_turn(self) -> None:
+        """Wait for events, and let each connection that has one do its part."""
+        events = self._selector.select(TICK_S if self._connections or self._resting else SLEEP_S)
+        now = time.monotonic()
+        self._fresh_deadline = now + self._timeout_s
+        for key, _ in events:
+            key.data()
+        if now >= self._next_tick:  # a look at all deadlines costs less than keeping them in order
+            self._next_tick = now + TICK_S
+            self._resting = False
+            for connection in [each for each in self._connections if each._deadline <= now]:
+                connection._drop(TimeoutError(errno.ETIMEDOUT, "the peer is too slow"))
+
+    def _accept_if(self, wanted: bool) -> None:
+        if wanted != self._accepting:
+            self._accepting = wanted
+            for listener in self._listeners:
+                if wanted:
+                    self._selector.register(listener, selectors.EVENT_READ, partial(self._accept, listener))
+                else:
+                    self._selector.unregister(listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(min(ACCEPT_BATCH, self._max_connections - len(self._connections))):
+            try:
+                sock, peer = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if isinstance(error, ConnectionError) or error.errno in CLIENT_GONE:
+                    continue
+                self._resting = True  # no descriptor or memory left: trying again now would only burn the processor
+                if not self._warned:
+                    log.warning("cannot accept connections: %s; waiting until some are closed", error.strerror)
+                self._warned = True
+                return
+            self._warned = False
+            self._admit(sock, peer[:2])
+            if self._stopping:
+                return
+
+    def _admit(self, sock: socket.socket, peer: Address) -> None:
+        log.info("Connection from %s", format_address(peer))
+        sock.setblocking(False)
+        if self._ssl_context:
+            try:
+                sock = self._ssl_context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            except OSError:
+                return sock.close()  # gone again
+        connection = Connection(self, sock, peer)
+        self._connections.add(connection)
+        self._selector.register(sock, selectors.EVENT_READ, connection._ready)
+        connection._call(connection._open)
+
+
+def listen(address: Address) -> list[socket.socket]:
+    """Listening sockets on every address of a host name, all on one port."""
+    host, port = address
+    listeners: list[socket.socket] = []
+    for family, _, _, _, target in socket.getaddrinfo(host or None, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE):
+        try:
+            target = (target[0], port, *target[2:])
+            listener = socket.create_server(target, family=family, backlog=socket.SOMAXCONN)
+        except OSError as error:
+            failure = error
+            if error.errno in NO_SUCH_FAMILY:
+                continue  # localhost may be ::1, too, on a machine without IPv6
+            for listener in listeners:
+                listener.close()
+            if listeners and address[1] == 0 and error.errno == errno.EADDRINUSE:
+                return listen(address)  # free on one address, not on the other: take another port
+            raise
+        listener.setblocking(False)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited: answers leave at once
+        listeners.append(listener)
+        port = listener.getsockname()[1]
+    if not listeners:
+        raise failure
+    return listeners
+
+
+def format_address(address: tuple[Any, ...]) -> str:
+    """An address as URLs have it: 127.0.0.1:80, [::1]:80 (RFC 3986 section 3.2.2)."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def raise_file_limit(sockets: int) -> int:
+    """Raise the soft limit of open files towards `sockets` and some; return how many sockets fit."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return sockets
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = sockets + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return max(1, soft - SPARE_FILES)
+    return sockets
+
+
+class Console(logging.Handler):
+    """Events on stdout, a line each; warnings and errors on stderr, after the program's name."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING:
+            say(record.getMessage())
+        else:
+            complain(record.levelname.lower(), record.getMessage())
+
+
+def say(line: str) -> None:
+    """Print to stdout at once; when nobody reads it any more, fall silent."""
+    try:
+        print(line, flush=True)
+    except OSError:  # subtle: the line stays in the buffer, and would fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def complain(level: str, message: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"tcp_server.py: {level}: {message}", file=sys.stderr, flush=True)
+
+
+def number(low: float, high: float, kind: Callable[[str], float] = int) -> Callable[[str], float]:
+    """An argparse type: a number from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if low <= kind(text) <= high:
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
+
+    return parse
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    summary, _, details = (__doc__ or "").partition("\n\n")
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=summary, epilog=details, formatter_class=raw)
+    parser.add_argument("--host", default="localhost", help="name or address to listen on; '' is every interface")
+    parser.add_argument("--port", type=number(0, 65_535), default=12345, help="0 is any free one (default: 12345)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--message", default="Hello, World!", help="the greeting (default: 'Hello, World!')")
+    what.add_argument("--echo", action="store_true", help="send back what comes, instead of greeting")
+    most = "open at once, the others wait (default: 10000)"
+    parser.add_argument("--max-connections", type=number(1, 1_000_000), default=10_000, metavar="N", help=most)
+    idle, grace = "drop a connection idle for so long (default: 60)", "to finish, after Ctrl+C (default: 5)"
+    parser.add_argument("--timeout", type=number(0.01, DAY_S, float), default=60.0, metavar="S", help=idle)
+    parser.add_argument("--grace", type=number(0, DAY_S, float), default=5.0, metavar="S", help=grace)
+    parser.add_argument("--tls-cert", metavar="FILE", help="speak TLS: the certificate chain, in PEM")
+    parser.add_argument("--tls-key", metavar="FILE", help="and its private key, in PEM")
+    parser.add_argument("--once", action="store_true", help="serve one connection, then exit")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no line for each connection")
+    args = parser.parse_args(argv)
+    if bool(args.tls_cert) != bool(args.tls_key):
+        parser.error("--tls-cert and --tls-key go together")
+    return args
+
+
+def build_server(args: argparse.Namespace) -> TCPServer:
+    """The server that the flags ask for. Raises OSError with a text for the user."""
+    context = None
+    if args.tls_cert:
+        try:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(args.tls_cert, args.tls_key)
+        except OSError as error:
+            raise OSError(f"cannot use {args.tls_cert} with {args.tls_key}: {error.strerror or error}") from None
+    room = raise_file_limit(args.max_connections)
+    if room < args.max_connections:
+        log.warning("--max-connections is %d here: the system allows no more open files (ulimit -Hn)", room)
+
+    def handler() -> Handler:
+        if args.once:
+            server.shutdown(math.inf)
+        return Echo() if args.echo else Greeter(os.fsencode(args.message))
+
+    limits = {"timeout_s": args.timeout, "grace_s": args.grace}
+    try:
+        server = TCPServer((args.host, args.port), handler, max_connections=room, ssl_context=context, **limits)
+    except OSError as error:
+        cause = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        where = format_address((args.host, args.port))
+        raise OSError(f"cannot listen on {where}: {cause}; choose another --port or --host") from None
+    return server
+
+
+def stop_on_signals(server: TCPServer) -> None:
+    """SIGINT and SIGTERM shut the server down, a second one at once."""
+    graces = iter([None])
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda *_: server.shutdown(next(graces, 0.0)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, handlers=[Console()])
+    try:
+        with build_server(args) as server:
+            if threading.current_thread() is threading.main_thread():
+                stop_on_signals(server)
+            for address in server.addresses:
+                say(f"Listening on {format_address(address)}")
+            server.serve_forever()
+    except OSError as error:
+        complain("error", str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
