@@ -36,6 +36,7 @@ from typing import Any
 
 __all__ = ["ReceiveError", "receive", "stream"]
 
+PROGRAM = os.path.basename(__file__)
 READ_BYTES = 65_536  # one recv(): enough for the fastest peer
 MAX_BYTES = 1_048_576  # of an answer shown as text; more is no message, and nobody reads it
 RETRY_S = 0.1  # between attempts at a server that is not there yet
@@ -231,7 +232,7 @@ def explain(error: OSError) -> str:
         case TimeoutError():
             return "no answer in time (--timeout)"
         case ConnectionRefusedError():
-            return "connection refused; is the server running? (--wait)"
+            return "connection refused; is the server running?"
     return error.strerror or str(error)
 
 
@@ -242,7 +243,7 @@ def printable(text: str) -> str:
 
 def complain(level: str, message: str) -> None:
     with contextlib.suppress(OSError):
-        print(f"tcp_client.py: {level}: {message}", file=sys.stderr, flush=True)
+        print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -299,7 +300,7 @@ def number(low: float, high: float, kind: Callable[[str], float] = int) -> Calla
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     summary, _, details = (__doc__ or "").partition("\n\n")
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=summary, epilog=details, formatter_class=raw)
+    parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
     parser.add_argument("--host", default="localhost", help="name or address of the server (default: localhost)")
     parser.add_argument("--port", type=number(1, 65_535), default=12345, help="(default: 12345)")
     parser.add_argument("--send", metavar="TEXT", help="send TEXT, or with - standard input, then half-close")

@@ -45,6 +45,7 @@ __all__ = ["Connection", "Echo", "Greeter", "Handler", "TCPServer"]
 
 log = logging.getLogger(__name__)
 
+PROGRAM = os.path.basename(__file__)
 READ_BYTES = 65_536  # one recv(): enough for the fastest peer, small enough for a fair turn to all
 MAX_UNSENT_BYTES = 1_048_576  # who leaves so much unread when there is more will not catch up
 LINGER_S = 2.0  # for the peer to take the last bytes and close; after that a reset may eat them
@@ -423,7 +424,7 @@ def say(line: str) -> None:
 
 def complain(level: str, message: str) -> None:
     with contextlib.suppress(OSError):
-        print(f"tcp_server.py: {level}: {message}", file=sys.stderr, flush=True)
+        print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
 
 
 def number(low: float, high: float, kind: Callable[[str], float] = int) -> Callable[[str], float]:
@@ -441,7 +442,7 @@ def number(low: float, high: float, kind: Callable[[str], float] = int) -> Calla
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     summary, _, details = (__doc__ or "").partition("\n\n")
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=summary, epilog=details, formatter_class=raw)
+    parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
     parser.add_argument("--host", default="localhost", help="name or address to listen on; '' is every interface")
     parser.add_argument("--port", type=number(0, 65_535), default=12345, help="0 is any free one (default: 12345)")
     what = parser.add_mutually_exclusive_group()

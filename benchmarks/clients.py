@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: 0BSD
+"""The asyncio clients to measure async_client.py against: the same exchanges, and nothing around them.
+
+  plain    as one would write it first: a task for each connection, and a semaphore
+  bare     a few workers in a loop: what asyncio's streams cost by themselves
+
+Neither has deadlines, latencies or statistics, and the first failure ends both.
+"""
+
+import asyncio
+import json
+import signal
+import sys
+import time
+
+MESSAGE = b"Hello, Server!"
+TIME_LIMIT_S = 120
+
+
+async def exchange(host, port, round_trips):
+    """One connection. A single message ends at end of file, several each at their length."""
+    reader, writer = await asyncio.open_connection(host, port)
+    if round_trips == 1:
+        writer.write(MESSAGE)
+        writer.write_eof()
+        await reader.read()
+    else:
+        for _ in range(round_trips):
+            writer.write(MESSAGE)
+            await reader.readexactly(len(MESSAGE))
+    writer.close()
+    await writer.wait_closed()
+
+
+async def plain(host, port, connections, concurrency, round_trips):
+    limit = asyncio.Semaphore(concurrency)
+
+    async def limited():
+        async with limit:
+            await exchange(host, port, round_trips)
+
+    await asyncio.gather(*(limited() for _ in range(connections)))
+
+
+async def bare(host, port, connections, concurrency, round_trips):
+    numbers = iter(range(connections))
+
+    async def worker():
+        for _ in numbers:  # the workers share the iterator, and so the work
+            await exchange(host, port, round_trips)
+
+    await asyncio.gather(*(worker() for _ in range(concurrency)))
+
+
+def main(arguments):
+    if len(arguments) != 6 or arguments[0] not in ("plain", "bare"):
+        sys.exit("usage: clients.py plain|bare HOST PORT CONNECTIONS CONCURRENCY ROUND_TRIPS")
+    client, host, *numbers = arguments
+    port, connections, concurrency, round_trips = map(int, numbers)
+    signal.alarm(TIME_LIMIT_S)
+    started = time.perf_counter()
+    asyncio.run({"plain": plain, "bare": bare}[client](host, port, connections, concurrency, round_trips))
+    seconds = time.perf_counter() - started
+    print(json.dumps({"count": connections * round_trips, "seconds": seconds, "errors": 0}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: 0BSD
+"""What the benchmarks share: starting servers, running the load, rounds, and the table.
+
+With two CPUs or more, what is measured has one and what it talks to has another, for all alike: placed by
+the kernel, one and the same server came out up to three times as fast in one run as in the next.
+"""
+
+import argparse
+import atexit
+import contextlib
+import functools
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+HOST = "127.0.0.1"
+START_TIMEOUT_S = 10.0
+LOAD_TIMEOUT_S = 130.0  # the load itself gives up after 120
+STOP_TIMEOUT_S = 5.0
+POLL_S = 0.01
+LISTENING = re.compile(rb"listening on .*?:(\d+)", re.IGNORECASE)  # ours; ncat -v; socat -d -d
+
+CPUS = sorted(os.sched_getaffinity(0))
+MEASURED_CPU, OTHER_CPU = CPUS[0], CPUS[-1]
+
+
+class Result(NamedTuple):
+    """One run: connections, round trips or replies a second; how many went wrong; the share of the time that
+    the process measured was running. Well below 1, it waited for its peer, and could do more."""
+
+    rate: float
+    errors: int
+    busy: float
+
+
+def result(count, seconds, errors, used_s):
+    busy = min(1.0, max(0.01, used_s / seconds))  # the CPU clock has steps of 10 ms, and starts a little early
+    return Result(count / seconds, errors, busy)
+
+
+def start_benchmark(description, rounds):
+    """Parse the command line, move to the load's CPU, and print the line that says what all this ran on."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the load, one round")
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"default: {rounds}")
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds = 1
+    args.scale = 0.1 if args.quick else 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped, too
+    os.sched_setaffinity(0, {OTHER_CPU})
+    print(environment(args.rounds), flush=True)
+    return args
+
+
+def environment(rounds):
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    pinning = f"measured on CPU {MEASURED_CPU}, its peer on CPU {OTHER_CPU}"
+    return (
+        f"{len(CPUS)} × {model or platform.machine()}, {platform.system()} {platform.release()}, "
+        f"{platform.python_implementation()} {platform.python_version()}; load generator: "
+        f"{'load.c' if build('load') else 'load.py'}; {pinning}; rounds: {rounds}"
+    )
+
+
+@functools.cache
+def build_directory():
+    directory = tempfile.mkdtemp(prefix="netscripts-")
+    atexit.register(shutil.rmtree, directory)
+    return Path(directory)
+
+
+@functools.cache
+def build(name):
+    """The path of `name`.c, compiled; None where there is no compiler, or not Linux."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if not compiler:
+        return None
+    program = build_directory() / name
+    built = subprocess.run([compiler, "-O2", "-o", program, HERE / f"{name}.c"], check=False)
+    return str(program) if built.returncode == 0 else None
+
+
+def python_peer(name):
+    return [sys.executable, HERE / "peers.py", name, "0"]
+
+
+def c_peer(job):
+    """{name: command} of the C server, empty where it cannot be built."""
+    return {"C (peers.c)": [build("peers"), job, "0"]} if build("peers") else {}
+
+
+def run_load(job, port, *numbers):
+    program = [build("load")] if build("load") else [sys.executable, HERE / "load.py"]
+    return subprocess.Popen(
+        [*program, job, HOST, str(port), *map(str, numbers)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def load(job, port, *numbers):
+    with run_load(job, port, *numbers) as process:
+        try:
+            output, _ = process.communicate(timeout=LOAD_TIMEOUT_S)
+        finally:
+            process.kill()
+    return json.loads(output)
+
+
+def cpu_s(pid):
+    """Seconds of CPU that a process, its threads and its finished children have used (proc_pid_stat(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def running(command, cpu=MEASURED_CPU):
+    """Start a server on one CPU, yield its (port, process id) when it listens, and stop it."""
+    # A file, not a pipe: a server that logs a line a connection must not wait for a reader.
+    with (
+        tempfile.TemporaryFile() as output,
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output) as process,
+    ):
+        try:
+            os.sched_setaffinity(process.pid, {cpu})
+            yield wait_for_port(process, output), process.pid
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def wait_for_port(process, output):
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        said = os.pread(output.fileno(), 65_536, 0)
+        if found := LISTENING.search(said):
+            return int(found[1])
+        if process.poll() is not None:
+            break
+        time.sleep(POLL_S)
+    raise RuntimeError(f"did not start: {said.decode(errors='replace').strip()[-300:]}")
+
+
+def compare(runs, rounds):
+    """Call each of `runs` ({name: function that returns a Result}) once a round, in turn.
+
+    In turn, because a machine's speed drifts: what ran at the same time is compared, not what ran first.
+    """
+    results = {name: [] for name in runs}
+    for number in range(rounds):
+        for name in list(results):
+            print(f"round {number + 1}/{rounds}: {name} ".ljust(60), end="\r", file=sys.stderr)
+            try:
+                results[name].append(runs[name]())
+            except (RuntimeError, OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+                print(f"{name} left out: {error}".ljust(60), file=sys.stderr)
+                del results[name]
+    print(" " * 60, end="\r", file=sys.stderr)
+    return results
+
+
+def compare_servers(commands, rounds, job, numbers, lighter=None):
+    """`compare` with a fresh server each time. `lighter`: {name: numbers} for those that fork."""
+
+    def one_run(name):
+        with running(commands[name]) as (port, pid):
+            before_s = cpu_s(pid)
+            figures = load(job, port, *(lighter or {}).get(name, numbers))
+            return result(figures["count"], figures["seconds"], figures["errors"], cpu_s(pid) - before_s)
+
+    return compare({name: functools.partial(one_run, name) for name in commands}, rounds)
+
+
+def print_rates(title, unit, results, baseline):
+    """A Markdown table: medians (and extremes) of the rates and of each round's ratio to `baseline`."""
+    columns = ("", unit, f"ratio to {baseline}", "CPU busy", "ratio per CPU second")
+    print(f"\n{title}\n\n| {' | '.join(columns)} |\n|---|---:|---:|---:|---:|")
+    for name, runs in results.items():
+        pairs = list(zip(runs, results.get(baseline, []), strict=False))
+        errors = sum(run.errors for run in runs)
+        cells = (
+            f"{name} ({errors} errors)" if errors else name,
+            spread([run.rate for run in runs], ",.0f"),
+            spread([run.rate / base.rate for run, base in pairs], ".2f"),
+            f"{statistics.median(run.busy for run in runs):.0%}",
+            spread([run.rate / run.busy / (base.rate / base.busy) for run, base in pairs], ".2f"),
+        )
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def spread(figures, form):
+    """The median, and from where to where."""
+    if not figures:
+        return ""
+    middle = f"{statistics.median(figures):{form}}"
+    return middle if len(figures) == 1 else f"{middle} ({min(figures):{form}}–{max(figures):{form}})"

@@ -1,0 +1,351 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.11"
+# dependencies = []
+# ///
+# SPDX-FileCopyrightText: 2026 the netscripts authors
+# SPDX-License-Identifier: 0BSD
+"""Show every UDP datagram that arrives and answer `Server received: ` with its bytes; or, with --send, be the
+client that asks. One datagram is one message: nothing is resent, put in order or checked for who sent it.
+
+examples:
+  python udp_server.py                      answer on localhost:12345
+  python udp_server.py --send hi            ask it, and print the answer
+  python udp_server.py --no-reply -q        only receive, and print nothing but the counts at the end
+  python udp_server.py --host '' --port 514 on every interface
+
+what the ten-line version gets wrong:
+  It answers answers: two such servers, and one forged datagram, keep each other busy forever (CVE-2024-2169). Here
+  what begins like an answer, or comes from port 0, is not answered.
+  It dies of one datagram: when that is no UTF-8, or when the answer cannot be sent. Here the bytes are kept as they
+  are, and a failed answer is a warning.
+  It receives 1,024 bytes and loses the rest of a larger datagram without a word.
+  It cannot tell what the kernel threw away while it was busy. Here that is counted.
+  It answers from whatever address the route prefers, which a client that asked another one throws away.
+"""
+
+import argparse
+import contextlib
+import errno
+import functools
+import logging
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+__all__ = ["UDPServer", "acknowledge", "ask"]
+
+log = logging.getLogger(__name__)
+
+PROGRAM = os.path.basename(__file__)
+PREFIX = b"Server received: "
+MAX_DATAGRAM_BYTES = 65_535  # what the length field can say; nothing is ever cut off
+CONTROL_BYTES = 256  # of ancillary data: room for one IPV6_PKTINFO, and to spare
+RECEIVE_BUFFER_BYTES = 4_194_304  # asked of the kernel (net.core.rmem_max may allow less): bursts wait, not drop
+BATCH = 64  # datagrams from one socket in a row, before the others have their turn
+SLEEP_S = None if os.name == "posix" else 0.25  # on Windows select() sleeps through Ctrl+C
+DAY_S = 86_400.0
+NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
+# Numbers of Linux that the socket module does not name (ip(7); include/uapi/linux/sock_diag.h).
+IP_PKTINFO = 8
+SO_MEMINFO = 55
+SK_MEMINFO_DROPS = 8
+ON_LINUX = sys.platform == "linux"
+
+Address = tuple[str, int]
+
+
+def acknowledge(data: bytes, peer: Address) -> bytes | None:
+    """The answer to a datagram: PREFIX and its bytes; none to what may be such an answer itself."""
+    return None if data.startswith(PREFIX) else PREFIX + data
+
+
+def ignore(data: bytes, peer: Address) -> None:
+    """The answer of a server that only receives."""
+
+
+def answer_from_where_asked(control: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+    """From a datagram's ancillary data, that for its answer, so that it leaves from the address that was asked.
+
+    IPv4: struct in_pktinfo, ip(7). IPv6: struct in6_pktinfo, RFC 3542 section 6.2. Interface 0: as the route says.
+    """
+    for level, kind, info in control:
+        if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO) and len(info) >= 8:
+            return [(level, kind, struct.pack("=I4s4s", 0, info[4:8], bytes(4)))]
+        if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO) and info[:1] != b"\xff":  # not multicast
+            return [(level, kind, info[:16] + bytes(4))]
+    return []
+
+
+class UDPServer:
+    """A UDP server in socketserver's words, on every address that a host name has, IPv4 and IPv6.
+
+        with UDPServer(("localhost", 0), lambda data, peer: data.upper()) as server:
+            threading.Thread(target=server.serve_forever).start()
+            ...  # clients send to server.address
+
+    address: (host, port); host '' is every interface, port 0 any free one, the same for all addresses.
+    reply: called with a datagram's bytes and its sender's (host, port); returns the answer, None for none. When it
+    raises, that is logged. Beware of answering answers: see acknowledge().
+    received, dropped: datagrams so far; what the kernel had no room for is known on Linux, when serving is over.
+    Raises OSError when the name has no address (socket.gaierror) or one cannot be bound.
+    """
+
+    def __init__(self, address: Address, reply: Callable[[bytes, Address], bytes | None] = acknowledge) -> None:
+        self._reply = reply
+        self.received = 0
+        self.dropped: int | None = None
+        self._warned: set[int | None] = set()
+        self._stopping = False
+        self._serving = threading.Lock()
+        self._sockets = bind_all(address)
+        self.addresses: list[Address] = [sock.getsockname()[:2] for sock in self._sockets]
+        self.address = self.addresses[0]
+        self._selector = selectors.DefaultSelector()
+        self._wake_end, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
+        self._selector.register(self._wake_end, selectors.EVENT_READ, lambda: self._wake_end.recv(1))
+        for sock in self._sockets:
+            wildcard = ON_LINUX and sock.getsockname()[0] in ("0.0.0.0", "::")
+            self._selector.register(sock, selectors.EVENT_READ, functools.partial(self._take, sock, wildcard))
+
+    def __enter__(self) -> "UDPServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def serve_forever(self) -> None:
+        """Serve until shutdown(), then close the sockets."""
+        with self._serving:
+            try:
+                while not self._stopping:
+                    for key, _ in self._selector.select(SLEEP_S):
+                        key.data()
+            finally:
+                self._close()
+
+    def shutdown(self) -> None:
+        """Let serve_forever() return, without waiting for it. From any thread or signal handler; before serving, too."""
+        self._stopping = True
+        with contextlib.suppress(OSError):  # full: it is awake; closed: it is over
+            self._waker.send(b"\0")
+
+    def close(self) -> None:
+        """Wait for serve_forever() to return, and free the addresses. Not from `reply`."""
+        self.shutdown()
+        with self._serving:
+            self._close()
+
+    def _close(self) -> None:
+        if ON_LINUX and self.dropped is None:
+            self.dropped = sum(count_drops(sock) for sock in self._sockets)
+        self._selector.close()
+        for sock in (*self._sockets, self._wake_end, self._waker):
+            sock.close()
+
+    def _take(self, sock: socket.socket, wildcard: bool) -> None:
+        """Take what has arrived, up to BATCH datagrams."""
+        control: list[tuple[int, int, bytes]] = []
+        for _ in range(BATCH):
+            try:
+                if wildcard:
+                    data, control, _, peer = sock.recvmsg(MAX_DATAGRAM_BYTES, CONTROL_BYTES)
+                else:
+                    data, peer = sock.recvfrom(MAX_DATAGRAM_BYTES)
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                continue  # Windows: a former answer found nobody
+            self.received += 1
+            if log.isEnabledFor(logging.INFO):
+                text = printable(data.decode("utf-8", "backslashreplace"))
+                log.info("Received message from %s: %s", format_address(peer), text)
+            try:
+                answer = self._reply(data, peer[:2])
+            except Exception:
+                log.exception("no answer to %s: the reply function failed", format_address(peer))
+                continue
+            if answer is not None and peer[1]:  # port 0 is nobody: a forged sender
+                self._send(sock, answer, control, peer)
+
+    def _send(self, sock: socket.socket, answer: bytes, control: list[tuple[int, int, bytes]], peer: Any) -> None:
+        try:
+            if control:
+                sock.sendmsg([answer], answer_from_where_asked(control), 0, peer)
+            else:
+                sock.sendto(answer, peer)
+        except OSError as error:
+            if error.errno not in self._warned:  # once for each cause: anybody can cause it, at any rate
+                log.warning("cannot answer %s: %s", format_address(peer), error.strerror)
+            self._warned.add(error.errno)
+
+
+def bind_all(address: Address) -> list[socket.socket]:
+    """Sockets on every address of a host name, all on one port. Never SO_REUSEADDR: two servers would share it."""
+    host, port = address
+    sockets: list[socket.socket] = []
+    for family, kind, _, _, target in socket.getaddrinfo(
+        host or None, port, 0, socket.SOCK_DGRAM, 0, socket.AI_PASSIVE
+    ):
+        sock = None
+        try:
+            sock = socket.socket(family, kind)
+            prepare(sock)
+            sock.bind((target[0], port, *target[2:]))
+        except OSError as error:
+            failure = error
+            if sock:
+                sock.close()
+            if error.errno in NO_SUCH_FAMILY:
+                continue  # localhost may be ::1, too, on a machine without IPv6
+            for sock in sockets:
+                sock.close()
+            if sockets and address[1] == 0 and error.errno == errno.EADDRINUSE:
+                return bind_all(address)  # free on one address, not on the other: take another port
+            raise
+        sockets.append(sock)
+        port = sock.getsockname()[1]
+    if not sockets:
+        raise failure
+    return sockets
+
+
+def prepare(sock: socket.socket) -> None:
+    sock.setblocking(False)
+    with contextlib.suppress(OSError):  # some systems refuse what is over their limit, others lower it
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if ON_LINUX:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    elif ON_LINUX:
+        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+
+
+def count_drops(sock: socket.socket) -> int:
+    """Datagrams that the kernel dropped from a socket of Linux: what SO_RXQ_OVFL says with each, at no cost a datagram."""
+    with contextlib.suppress(OSError):
+        return struct.unpack_from("=I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 64), 4 * SK_MEMINFO_DROPS)[0]
+    return 0
+
+
+def ask(host: str, port: int, message: bytes, timeout_s: float = 5.0) -> bytes:
+    """Send one datagram and return the answer.
+
+    Raises OSError: socket.gaierror, TimeoutError, ConnectionRefusedError, or what sending raises (too long, no route).
+    """
+    for family, kind, _, _, target in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
+        with socket.socket(family, kind) as sock:
+            sock.settimeout(timeout_s)
+            sock.connect(target)  # only its answers get through, and a port where nobody is, is told
+            try:
+                sock.send(message)
+                return sock.recv(MAX_DATAGRAM_BYTES)
+            except ConnectionError as error:
+                refused = error  # the server may be on the next address
+    raise refused
+
+
+def format_address(address: tuple[Any, ...]) -> str:
+    """An address as URLs have it: 127.0.0.1:80, [::1]:80 (RFC 3986 section 3.2.2)."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that could steer a terminal or forge a line."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+class Console(logging.Handler):
+    """Events on stdout, a line each; warnings and errors on stderr, after the program's name."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING:
+            say(record.getMessage())
+        else:
+            complain(record.levelname.lower(), record.getMessage())
+
+
+def say(line: str) -> None:
+    """Print to stdout at once; when nobody reads it any more, fall silent."""
+    try:
+        print(line, flush=True)
+    except OSError:  # subtle: the line stays in the buffer, and would fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def complain(level: str, message: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
+
+
+def number(low: float, high: float, kind: Callable[[str], float] = int) -> Callable[[str], float]:
+    """An argparse type: a number from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if low <= kind(text) <= high:
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
+
+    return parse
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    summary, _, details = (__doc__ or "").partition("\n\n")
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
+    parser.add_argument(
+        "--host", default="localhost", help="name or address; '' is every interface (default: localhost)"
+    )
+    parser.add_argument("--port", type=number(0, 65_535), default=12345, help="0 is any free one (default: 12345)")
+    parser.add_argument("--no-reply", action="store_true", help="only receive")
+    parser.add_argument("--send", metavar="TEXT", help="send TEXT to a server, print its answer, exit")
+    wait = "for the answer to --send (default: 5)"
+    parser.add_argument("--timeout", type=number(0.01, DAY_S, float), default=5.0, metavar="S", help=wait)
+    parser.add_argument("-q", "--quiet", action="store_true", help="no line for each datagram")
+    return parser.parse_args(argv)
+
+
+def serve(args: argparse.Namespace) -> None:
+    with UDPServer((args.host, args.port), ignore if args.no_reply else acknowledge) as server:
+        if threading.current_thread() is threading.main_thread():
+            for each in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(each, lambda *_: server.shutdown())
+        for address in server.addresses:
+            say(f"Listening on {format_address(address)}")
+        server.serve_forever()
+    drops = "" if server.dropped is None else f", {server.dropped} dropped by the kernel"
+    complain("info", f"{server.received} datagrams received{drops}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, handlers=[Console()])
+    where = format_address((args.host, args.port))
+    try:
+        if args.send is None:
+            serve(args)
+        else:
+            answer = ask(args.host, args.port, os.fsencode(args.send), args.timeout)
+            say(printable(answer.decode("utf-8", "backslashreplace")))
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        what = "no answer from" if args.send is not None else "cannot listen on"
+        complain("error", f"{what} {where}: {error.strerror or error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
