@@ -35,10 +35,9 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Plan", "Results", "exchange", "load"]
+__all__ = ["Load", "exchange"]
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -50,26 +49,133 @@ PROGRESS_S = 0.2
 MAX_REPLY_BYTES = 67_108_864  # an endless reply ends here
 BAR_WIDTH = 40
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-EDGES_S = [float(f"{digit}e{exponent}") for exponent in range(-5, 3) for digit in (1, 2, 5)] + [math.inf]
+EDGES_S = [float(f"{digit}e{exponent}") for exponent in range(-5, 6) for digit in (1, 2, 5)]
 SPARE_FILES = 64  # descriptors kept for what is no connection: standard streams, the event loop, the resolver
 DAY_S = 86_400.0
 
 
-class Results:
-    """What became of many connections: how many succeeded, why others failed, and each message's latency."""
+async def open_streams(host: str, port: int, context: ssl.SSLContext | None, address: str | None = None) -> Streams:
+    """Connect to the `address` of `host`; when that is not known, to whichever of its addresses answers first."""
+    name, delay = host if context else None, None if address else ATTEMPT_DELAY_S
+    target = address or host
+    return await asyncio.open_connection(target, port, ssl=context, server_hostname=name, happy_eyeballs_delay=delay)
 
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.address: str | None = None  # the one of the host's that answered
+
+async def ask_last(streams: Streams, message: bytes) -> bytes:
+    """Send the last message, half-close, and return what comes until the server closes.
+
+    asyncio cannot half-close TLS: there the reply also ends where it is the message's whole echo.
+    """
+    reader, writer = streams
+    writer.write(message)
+    half_closed = writer.can_write_eof()
+    if half_closed:
+        writer.write_eof()
+    reply = bytearray()
+    while (half_closed or reply != message) and (data := await reader.read(READ_BYTES)):
+        reply += data
+        if len(reply) > MAX_REPLY_BYTES:
+            raise OSError(f"the reply is longer than {MAX_REPLY_BYTES:,} bytes")
+    return bytes(reply)
+
+
+async def close(streams: Streams) -> None:
+    """Close in order, without waiting long for a peer that does not; wait_closed() by itself would."""
+    _, writer = streams
+    writer.close()
+    with contextlib.suppress(OSError):
+        async with asyncio.timeout(CLOSE_S):
+            await writer.wait_closed()
+    writer.transport.abort()
+
+
+async def exchange(
+    host: str, port: int, message: bytes, *, timeout_s: float = 10.0, ssl_context: ssl.SSLContext | None = None
+) -> bytes:
+    """Connect, send `message`, half-close, and return all that the server sends until it closes.
+
+    timeout_s bounds the whole. Raises OSError: socket.gaierror, TimeoutError, ConnectionError, ssl.SSLError.
+    """
+    async with asyncio.timeout(timeout_s):
+        streams = await open_streams(host, port, ssl_context)
+        try:
+            return await ask_last(streams, message)
+        finally:
+            await close(streams)
+
+
+class Load:
+    """Many connections to one server, at most `concurrency` at once, with `repeat` messages over each.
+
+    timeout_s bounds each connection. While run() is under way and afterwards, `succeeded`, `failures` (how many by
+    cause) and `latencies_s` (a message's, to the end of its reply) tell what has happened.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        message: bytes,
+        *,
+        connections: int,
+        concurrency: int = 100,
+        repeat: int = 1,
+        timeout_s: float = 10.0,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self.host, self.port, self.message = host, port, message
+        self.connections, self.concurrency, self.repeat = connections, concurrency, repeat
+        self.timeout_s, self.ssl_context = timeout_s, ssl_context
         self.succeeded = 0
         self.failures: Counter[str] = Counter()
         self.latencies_s = array("d")
+        self._turns = iter(range(connections))
+        self._address: str | None = None  # the host's that answered first: nobody looks it up or races again
+        self._started = time.perf_counter()
+
+    async def run(self) -> None:
+        self._started = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self.concurrency, self.connections)):
+                group.create_task(self._work())
+
+    async def _work(self) -> None:
+        for _ in self._turns:
+            try:
+                async with asyncio.timeout(self.timeout_s):
+                    await self._connection()
+            except EOFError:
+                self.failures["closed without a reply"] += 1
+            except (OSError, UnicodeError) as error:
+                self.failures[explain(error)] += 1
+            else:
+                self.succeeded += 1
+
+    async def _connection(self) -> None:
+        streams = await open_streams(self.host, self.port, self.ssl_context, self._address)
+        reader, writer = streams
+        self._address = writer.get_extra_info("peername")[0]
+        try:
+            for left in reversed(range(self.repeat)):
+                started = time.perf_counter()
+                if left:
+                    writer.write(self.message)
+                    if await reader.readexactly(len(self.message)) != self.message:
+                        raise OSError("the reply is not the message: --repeat needs an echo server")
+                elif not await ask_last(streams, self.message):
+                    raise EOFError
+                self.latencies_s.append(time.perf_counter() - started)
+        finally:
+            await close(streams)
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as --json prints them: rates a second, times in seconds."""
-        seconds = time.perf_counter() - self.started
+        seconds = time.perf_counter() - self._started
         ordered = sorted(self.latencies_s)
         return {
+            "connections": self.connections,
+            "concurrency": self.concurrency,
+            "repeat": self.repeat,
             "succeeded": self.succeeded,
             "failed": self.failures.total(),
             "failures": dict(self.failures.most_common()),
@@ -87,123 +193,16 @@ def percentile(ordered: Sequence[float], share: float) -> float | None:
 
 
 def histogram(ordered: Sequence[float]) -> list[tuple[float, int]]:
-    """(edge, how many are not above it but above the one before), from the first that has any to the last."""
+    """(edge, how many are not above it but above the edge before), from the first with any to the last."""
     below = [bisect.bisect_right(ordered, edge) for edge in EDGES_S]
     counts = [(edge, upper - lower) for edge, lower, upper in zip(EDGES_S, [0, *below], below, strict=False)]
     used = [index for index, (_, count) in enumerate(counts) if count]
     return counts[used[0] : used[-1] + 1] if used else []
 
 
-async def connect(host: str, port: int, context: ssl.SSLContext | None, known: str | None = None) -> Streams:
-    """Connect to whichever address of `host` answers first, or to the `known` one."""
-    name = host if context else None
-    if known:
-        return await asyncio.open_connection(known, port, ssl=context, server_hostname=name)
-    delay = ATTEMPT_DELAY_S
-    return await asyncio.open_connection(host, port, ssl=context, server_hostname=name, happy_eyeballs_delay=delay)
-
-
-async def ask_last(streams: Streams, message: bytes) -> bytes:
-    """Send the last message, half-close, and return what comes until the server closes.
-
-    asyncio cannot half-close TLS; there the reply also ends where it is the message's whole echo.
-    """
-    reader, writer = streams
-    writer.write(message)
-    half_closed = writer.can_write_eof()
-    if half_closed:
-        writer.write_eof()
-    reply = bytearray()
-    while data := await reader.read(READ_BYTES):
-        reply += data
-        if len(reply) > MAX_REPLY_BYTES:
-            raise OSError(f"the reply is longer than {MAX_REPLY_BYTES:,} bytes")
-        if not half_closed and reply == message:
-            break
-    return bytes(reply)
-
-
-async def close(writer: asyncio.StreamWriter) -> None:
-    """Close in order, but do not wait long for a peer that does not: by itself wait_closed() would."""
-    writer.close()
-    with contextlib.suppress(OSError):
-        async with asyncio.timeout(CLOSE_S):
-            await writer.wait_closed()
-    writer.transport.abort()
-
-
-async def exchange(
-    host: str, port: int, message: bytes, *, timeout_s: float = 10.0, ssl_context: ssl.SSLContext | None = None
-) -> bytes:
-    """Connect, send `message`, half-close, and return all that the server sends until it closes.
-
-    timeout_s bounds the whole. Raises OSError: socket.gaierror, TimeoutError, ConnectionError, ssl.SSLError.
-    """
-    async with asyncio.timeout(timeout_s):
-        streams = await connect(host, port, ssl_context)
-        try:
-            return await ask_last(streams, message)
-        finally:
-            await close(streams[1])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """A load: `connections` in all, at most `concurrency` at once, `repeat` messages over each."""
-
-    host: str
-    port: int
-    message: bytes
-    connections: int
-    concurrency: int
-    repeat: int
-    timeout_s: float
-    ssl_context: ssl.SSLContext | None
-
-
-async def load(plan: Plan, results: Results) -> None:
-    """Carry out the plan; the results are there to be read at any time."""
-    turns = iter(range(plan.connections))
-
-    async def work() -> None:
-        for _ in turns:
-            try:
-                async with asyncio.timeout(plan.timeout_s):
-                    await one_connection(plan, results)
-            except (OSError, EOFError) as error:
-                results.failures[explain(error)] += 1
-            else:
-                results.succeeded += 1
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(plan.concurrency, plan.connections)):
-            group.create_task(work())
-
-
-async def one_connection(plan: Plan, results: Results) -> None:
-    streams = await connect(plan.host, plan.port, plan.ssl_context, results.address)
-    reader, writer = streams
-    results.address = writer.get_extra_info("peername")[0]  # the next need not look it up and race again
-    try:
-        for _ in range(plan.repeat - 1):
-            started = time.perf_counter()
-            writer.write(plan.message)
-            if await reader.readexactly(len(plan.message)) != plan.message:
-                raise OSError("the reply is not the message: only an echo server can take several (--repeat)")
-            results.latencies_s.append(time.perf_counter() - started)
-        started = time.perf_counter()
-        if not await ask_last(streams, plan.message):
-            raise EOFError
-        results.latencies_s.append(time.perf_counter() - started)
-    finally:
-        await close(writer)
-
-
 def explain(error: Exception) -> str:
     """The cause in a few words."""
     match error:
-        case EOFError():
-            return "closed without a reply"
         case socket.gaierror():
             return "unknown host"
         case ssl.SSLCertVerificationError():
@@ -218,18 +217,18 @@ def explain(error: Exception) -> str:
 
 
 def raise_file_limit(sockets: int) -> int:
-    """Raise the soft limit of open files towards `sockets` and some; return how many sockets fit."""
+    """Raise the soft limit of open files so that `sockets` fit, as far as the hard one allows; return how many do."""
     try:
         import resource
-    except ImportError:  # Windows
+    except ImportError:  # Windows has no such limit
         return sockets
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = sockets + SPARE_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        return max(1, soft - SPARE_FILES)
-    return sockets
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return sockets
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, soft - SPARE_FILES)
 
 
 def printable(text: str) -> str:
@@ -271,22 +270,20 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     summary, _, details = (__doc__ or "").partition("\n\n")
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
-    parser.add_argument("--host", default="localhost", help="name or address of the server (default: localhost)")
-    parser.add_argument("--port", type=number(1, 65_535), default=12345, help="(default: 12345)")
-    parser.add_argument("--message", default="Hello, World!", help="what to send (default: 'Hello, World!')")
-    connections, at_once = "so many, and print a summary", "so many at once (default: 100)"
-    parser.add_argument("-n", "--connections", type=number(1, 100_000_000), metavar="CONNECTIONS", help=connections)
-    parser.add_argument(
-        "-c", "--concurrency", type=number(1, 1_000_000), default=100, metavar="CONCURRENCY", help=at_once
-    )
-    messages = "messages over each connection, one after the other; over 1 needs an echo server (default: 1)"
-    parser.add_argument("-r", "--repeat", type=number(1, 100_000_000), default=1, metavar="REPEAT", help=messages)
-    seconds = "for each connection, from first to last (default: 10)"
-    parser.add_argument("--timeout", type=number(0.01, DAY_S, float), default=10.0, metavar="S", help=seconds)
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
-    parser.add_argument("--tls", action="store_true", help="speak TLS, and check the server's certificate")
-    parser.add_argument("--ca", metavar="FILE", help="trust these certificates (PEM) instead of the system's")
-    parser.add_argument("--insecure", action="store_true", help="do not check the certificate: for tests only")
+    add, seconds = parser.add_argument, number(0.01, DAY_S, float)
+    counts = number(1, 100_000_000)
+    add("--host", default="localhost", help="name or address of the server (%(default)s)")
+    add("--port", type=number(1, 65_535), default=12345, help="(%(default)s)")
+    add("--message", default="Hello, World!", help="what to send (%(default)s)")
+    add("-n", "--connections", type=counts, metavar="CONNECTIONS", help="so many, and print a summary")
+    add("-c", "--concurrency", type=counts, default=100, metavar="CONCURRENCY", help="so many at once (%(default)s)")
+    repeat = "messages over each connection; more than one needs an echo server (%(default)s)"
+    add("-r", "--repeat", type=counts, default=1, metavar="REPEAT", help=repeat)
+    add("--timeout", type=seconds, default=10.0, metavar="S", help="for each connection as a whole (%(default)g)")
+    add("--json", action="store_true", help="print the summary as one JSON object")
+    add("--tls", action="store_true", help="speak TLS, and check the server's certificate")
+    add("--ca", metavar="FILE", help="trust these certificates (PEM) instead of the system's")
+    add("--insecure", action="store_true", help="do not check the certificate: for tests only")
     args = parser.parse_args(argv)
     if (args.ca or args.insecure) and not args.tls:
         parser.error("--ca and --insecure go with --tls")
@@ -306,109 +303,90 @@ def tls_context(args: argparse.Namespace) -> ssl.SSLContext | None:
     return context
 
 
-async def converse(args: argparse.Namespace, context: ssl.SSLContext | None) -> None:
-    """One exchange, told line by line."""
-    async with asyncio.timeout(args.timeout):
-        streams = await connect(args.host, args.port, context)
-        try:
-            with writing():
-                print(f"Sending: {printable(args.message)}", flush=True)
-            reply = await ask_last(streams, os.fsencode(args.message))
-            with writing():
-                print(f"Received: {printable(reply.decode('utf-8', 'backslashreplace'))}")
-                print("Closing the connection", flush=True)
-        finally:
-            await close(streams[1])
+async def show_progress(load: Load) -> None:
+    while True:
+        failed = load.failures.total()
+        line = f"{load.succeeded + failed:,} of {load.connections:,} connections, {failed:,} failed"
+        print(f"\r{line}", end="", file=sys.stderr, flush=True)
+        await asyncio.sleep(PROGRESS_S)
 
 
-async def load_with_progress(plan: Plan, results: Results) -> None:
-    async def show() -> None:
-        while True:
-            failed = results.failures.total()
-            print(
-                f"\r{results.succeeded + failed:,} of {plan.connections:,} connections, {failed:,} failed",
-                end=" ",
-                file=sys.stderr,
-                flush=True,
-            )
-            await asyncio.sleep(PROGRESS_S)
-
-    progress = asyncio.create_task(show()) if sys.stderr.isatty() else None
+async def run_with_progress(load: Load) -> None:
+    progress = asyncio.create_task(show_progress(load)) if sys.stderr.isatty() else None
     try:
-        await load(plan, results)
+        await load.run()
     finally:
         if progress:
             progress.cancel()
             print(file=sys.stderr)
 
 
-def describe(plan: Plan, summary: dict[str, Any]) -> str:
+def describe(summary: dict[str, Any]) -> str:
     """The summary for a person, with a bar for each step of latency."""
     lines = [
-        f"{plan.connections:,} connections, {plan.concurrency:,} at once, messages over each: {plan.repeat:,}",
-        f"succeeded: {summary['succeeded']:,}  failed: {summary['failed']:,}  in {summary['seconds']:.2f} s",
+        "{connections:,} connections, {concurrency:,} at once, messages over each: {repeat:,}".format_map(summary),
+        "succeeded: {succeeded:,}  failed: {failed:,}  in {seconds:.2f} s".format_map(summary),
         *(f"  {count:,}: {cause}" for cause, count in summary["failures"].items()),
-        f"{summary['connections_per_second']:,.0f} connections/s, {summary['messages_per_second']:,.0f} messages/s",
+        "{connections_per_second:,.0f} connections/s, {messages_per_second:,.0f} messages/s".format_map(summary),
     ]
-    if summary["histogram"]:
+    steps = summary["histogram"]
+    if steps:
         points = (f"{name} {format_seconds(value)}" for name, value in summary["latency_s"].items())
-        lines.append("latency: " + ", ".join(points))
-        most = max(step["messages"] for step in summary["histogram"])
-        for step in summary["histogram"]:
-            bar = "█" * math.ceil(BAR_WIDTH * step["messages"] / most)
-            lines.append(f"  up to {format_seconds(step['up_to_s']):>7} {bar} {step['messages']:,}")
+        lines.append(f"latency: {'  '.join(points)}")
+    for step in steps:
+        bar = "█" * math.ceil(BAR_WIDTH * step["messages"] / max(step["messages"] for step in steps))
+        lines.append(f"  up to {format_seconds(step['up_to_s']):>6} {bar} {step['messages']:,}")
     return "\n".join(lines)
 
 
 def format_seconds(seconds: float) -> str:
-    scale, unit = next(
-        pair for pair in ((1, "s"), (1e3, "ms"), (1e6, "µs")) if seconds * pair[0] >= 1 or pair[1] == "µs"
-    )
+    scale, unit = (1, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "µs")
     return f"{seconds * scale:.3g} {unit}"
 
 
 def measure(args: argparse.Namespace, context: ssl.SSLContext | None) -> int:
-    """Many exchanges, and what became of them; also of those until Ctrl+C."""
+    """Many exchanges, and what became of them: after Ctrl+C, too."""
     connections = args.connections or 1
-    concurrency = min(args.concurrency, connections)
-    room = raise_file_limit(concurrency)
-    if room < concurrency:
-        complain("warning", f"--concurrency is {room} here: the system allows no more open files (ulimit -Hn)")
-    plan = Plan(
-        host=args.host,
-        port=args.port,
-        message=os.fsencode(args.message),
-        connections=connections,
-        concurrency=room,
-        repeat=args.repeat,
-        timeout_s=args.timeout,
-        ssl_context=context,
-    )
-    results = Results()
+    wanted = min(args.concurrency, connections)
+    concurrency = raise_file_limit(wanted)
+    if concurrency < wanted:
+        complain("warning", f"--concurrency is {concurrency} here: the system allows no more open files (ulimit -Hn)")
+    sizes = {"connections": connections, "concurrency": concurrency, "repeat": args.repeat}
+    message = os.fsencode(args.message)
+    load = Load(args.host, args.port, message, timeout_s=args.timeout, ssl_context=context, **sizes)
     status = 0
     try:
-        asyncio.run(load_with_progress(plan, results))
+        asyncio.run(run_with_progress(load))
     except KeyboardInterrupt:
         status = 130
-    summary = results.summary()
+    summary = load.summary()
     with writing():
-        print(json.dumps(summary) if args.json else describe(plan, summary), flush=True)
-    return status or (1 if results.failures else 0)
+        print(json.dumps(summary) if args.json else describe(summary), flush=True)
+    return status or bool(load.failures)
+
+
+def converse(args: argparse.Namespace, context: ssl.SSLContext | None) -> int:
+    """One exchange, told line by line."""
+    message = os.fsencode(args.message)
+    with writing():
+        print(f"Sending: {printable(args.message)}", flush=True)
+    reply = asyncio.run(exchange(args.host, args.port, message, timeout_s=args.timeout, ssl_context=context))
+    with writing():
+        print(f"Received: {printable(reply.decode('utf-8', 'backslashreplace'))}")
+        print("Closing the connection", flush=True)
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    many = args.connections or args.repeat > 1 or args.json
     try:
-        context = tls_context(args)
-        if args.connections or args.repeat > 1 or args.json:
-            return measure(args, context)
-        asyncio.run(converse(args, context))
+        return (measure if many else converse)(args, tls_context(args))
     except KeyboardInterrupt:
         return 130
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         complain("error", f"{args.host} port {args.port}: {explain(error)}")
         return 1
-    return 0
 
 
 if __name__ == "__main__":

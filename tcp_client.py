@@ -134,7 +134,7 @@ class Sender(threading.Thread):
             self.failure, self.waiting = error, False
 
 
-def exchange(sock: socket.socket, channel: Plain, sender: Sender | None) -> Iterator[bytes]:
+def talk(sock: socket.socket, channel: Plain, sender: Sender | None) -> Iterator[bytes]:
     """Yield what the peer says until it closes, sending meanwhile. The socket's timeout bounds each silence."""
     yield from channel.unseal(None)
     if sender:
@@ -157,17 +157,18 @@ def connect(host: str, port: int, timeout_s: float, wait_s: float) -> socket.soc
     retry_until = time.monotonic() + wait_s
     while True:
         failures = []
-        for family, kind, protocol, _, target in found:
-            try:
-                sock = socket.socket(family, kind, protocol)
-                sock.settimeout(timeout_s / len(found))  # a dead address leaves time for the next one
-                sock.connect(target)
-            except OSError as error:
-                sock.close()
-                failures.append(error)
-            else:
-                sock.settimeout(timeout_s)
-                return sock
+        for family, _, _, _, target in found:
+            with contextlib.ExitStack() as unless_connected:
+                try:
+                    sock = unless_connected.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                    sock.settimeout(timeout_s / len(found))  # a dead address leaves time for the next one
+                    sock.connect(target)
+                except OSError as error:
+                    failures.append(error)
+                else:
+                    sock.settimeout(timeout_s)
+                    unless_connected.pop_all()
+                    return sock
         failures.sort(key=lambda error: not isinstance(error, ConnectionRefusedError))
         if not isinstance(failures[0], ConnectionRefusedError) or time.monotonic() >= retry_until:
             raise failures[0]
@@ -198,7 +199,7 @@ def stream(
             channel.handshake(sock)
         source = [send] if isinstance(send, bytes) else send
         left = max_bytes
-        for data in exchange(sock, channel, None if source is None else Sender(sock, channel, source)):
+        for data in talk(sock, channel, None if source is None else Sender(sock, channel, source)):
             yield data if left is None else data[:left]
             if left is not None and (left := left - len(data)) < 0:
                 raise OSError(f"the answer is longer than {max_bytes:,} bytes (--max-bytes)")
@@ -220,7 +221,7 @@ def receive(host: str, port: int, *, max_bytes: int = MAX_BYTES, **options: Any)
     return bytes(received)
 
 
-def explain(error: OSError) -> str:
+def explain(error: Exception) -> str:
     """The cause in a few words."""
     match error:
         case socket.gaierror():
@@ -233,7 +234,7 @@ def explain(error: OSError) -> str:
             return "no answer in time (--timeout)"
         case ConnectionRefusedError():
             return "connection refused; is the server running?"
-    return error.strerror or str(error)
+    return getattr(error, "strerror", None) or str(error)
 
 
 def printable(text: str) -> str:
@@ -260,22 +261,22 @@ def writing() -> Iterator[None]:
 
 
 def show(chunks: Iterable[bytes]) -> None:
-    """Print everything as one line of text, what came before a failure, too."""
-    received = bytearray()
+    """Print everything as one line of text; what came before a failure, too."""
+    received, complete = bytearray(), False
     try:
         for data in chunks:
             received += data
+        complete = True
     finally:
-        with writing():
-            print("Received:", printable(received.decode("utf-8", "backslashreplace")), flush=True)
+        if received or complete:
+            with writing():
+                print("Received:", printable(received.decode("utf-8", "backslashreplace")), flush=True)
 
 
 def pass_on(chunks: Iterable[bytes]) -> None:
     """Write the bytes to stdout unchanged, as they come."""
-    with writing():
-        output = open(1, "wb", buffering=0, closefd=False)
     for data in chunks:
-        with writing():
+        with writing(), open(1, "wb", closefd=False) as output:
             output.write(data)
 
 
@@ -301,18 +302,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     summary, _, details = (__doc__ or "").partition("\n\n")
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
-    parser.add_argument("--host", default="localhost", help="name or address of the server (default: localhost)")
-    parser.add_argument("--port", type=number(1, 65_535), default=12345, help="(default: 12345)")
-    parser.add_argument("--send", metavar="TEXT", help="send TEXT, or with - standard input, then half-close")
-    silence, wait = "to connect, and for each silence (default: 10)", "try again while refused (default: 0)"
-    parser.add_argument("--timeout", type=number(0.01, DAY_S, float), default=10.0, metavar="S", help=silence)
-    parser.add_argument("--wait", type=number(0, DAY_S, float), default=0.0, metavar="S", help=wait)
-    most = f"stop after so many (default: {MAX_BYTES}; with --raw no limit)"
-    parser.add_argument("--max-bytes", type=number(1, sys.maxsize), metavar="N", help=most)
-    parser.add_argument("--raw", action="store_true", help="pass the bytes on to stdout, unchanged, as they come")
-    parser.add_argument("--tls", action="store_true", help="speak TLS, and check the server's certificate")
-    parser.add_argument("--ca", metavar="FILE", help="trust these certificates (PEM) instead of the system's")
-    parser.add_argument("--insecure", action="store_true", help="do not check the certificate: for tests only")
+    add, seconds = parser.add_argument, number(0.01, DAY_S, float)
+    add("--host", default="localhost", help="name or address of the server (%(default)s)")
+    add("--port", type=number(1, 65_535), default=12345, help="(%(default)s)")
+    add("--send", metavar="TEXT", help="send TEXT, or with - standard input, then half-close")
+    add("--timeout", type=seconds, default=10.0, metavar="S", help="to connect, and for each silence (%(default)g)")
+    add("--wait", type=number(0, DAY_S, float), default=0.0, metavar="S", help="try again while refused (%(default)g)")
+    limit = f"stop after so many ({MAX_BYTES}, with --raw no limit)"
+    add("--max-bytes", type=number(1, sys.maxsize), metavar="N", help=limit)
+    add("--raw", action="store_true", help="pass the bytes on to stdout, unchanged, as they come")
+    add("--tls", action="store_true", help="speak TLS, and check the server's certificate")
+    add("--ca", metavar="FILE", help="trust these certificates (PEM) instead of the system's")
+    add("--insecure", action="store_true", help="do not check the certificate: for tests only")
     args = parser.parse_args(argv)
     if (args.ca or args.insecure) and not args.tls:
         parser.error("--ca and --insecure go with --tls")
@@ -336,20 +337,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     limit = args.max_bytes or (None if args.raw else MAX_BYTES)
     send = read_stdin() if args.send == "-" else args.send and os.fsencode(args.send)
+    limits = {"timeout_s": args.timeout, "wait_s": args.wait, "max_bytes": limit}
     try:
-        chunks = stream(
-            args.host,
-            args.port,
-            send=send,
-            timeout_s=args.timeout,
-            wait_s=args.wait,
-            max_bytes=limit,
-            ssl_context=tls_context(args),
-        )
+        chunks = stream(args.host, args.port, send=send, ssl_context=tls_context(args), **limits)
         (pass_on if args.raw else show)(chunks)
     except KeyboardInterrupt:
         return 130
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         complain("error", f"{args.host} port {args.port}: {explain(error)}")
         return 1
     return 0

@@ -55,9 +55,9 @@ ACCEPT_BATCH = 64  # connections accepted in a row, before those that are open h
 SPARE_FILES = 64  # descriptors kept for what is no connection: standard streams, listeners, a handler's files
 DAY_S = 86_400.0
 
-# accept(2): the client, or the way to it, is gone; the next one may be fine. (A reset is a ConnectionError.)
-CLIENT_GONE = (errno.EPROTO, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EPERM)
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # accept(2); other errors are one client's
 NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
 Address = tuple[str, int]
 
 
@@ -102,8 +102,6 @@ class Echo(Handler):
 class Connection:
     """One client, as its handler sees it: `peer` is its (host, port). Only for the thread that serves."""
 
-    __slots__ = ("_closing", "_deadline", "_events", "_half_closed", "_handler", "_server", "_sock", "_unsent", "peer")
-
     def __init__(self, server: "TCPServer", sock: socket.socket, peer: Address) -> None:
         self.peer = peer
         self._server = server
@@ -112,6 +110,7 @@ class Connection:
         self._unsent = bytearray()
         self._events = selectors.EVENT_READ
         self._closing = self._half_closed = False
+        self._failure: OSError | None = None
         self._deadline = server._fresh_deadline
 
     def send(self, data: bytes) -> None:
@@ -124,8 +123,7 @@ class Connection:
         sent = 0 if self._unsent else self._push(data)
         if sent < len(data):
             if len(self._unsent) > MAX_UNSENT_BYTES:
-                self._deadline = -math.inf  # not at once: a handler is in the middle of something
-                self._closing = True
+                self._fail(TimeoutError(errno.ETIMEDOUT, "the peer does not read"))
             self._unsent += data[sent:]
             self._flush()
 
@@ -139,6 +137,8 @@ class Connection:
         """The socket can be read or written."""
         if self._unsent and not self._flush():
             return  # a peer that does not read is not read from: memory stays flat
+        if self._failure:
+            return self._drop(self._failure)
         try:
             data = self._sock.recv(READ_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -179,9 +179,14 @@ class Connection:
             self._watch(selectors.EVENT_WRITE)
         except ssl.SSLWantReadError:
             self._watch(selectors.EVENT_READ)  # a handshake in which it is the peer's turn
-        except OSError:
-            return len(data)  # the peer is gone; the next read says why
+        except OSError as error:
+            self._fail(error)
+            return len(data)
         return 0
+
+    def _fail(self, error: OSError) -> None:
+        """Have the loop drop it soon; at once would call a handler while another one, or itself, is at work."""
+        self._failure, self._closing, self._deadline = error, True, -math.inf
 
     def _watch(self, events: int) -> None:
         if events != self._events:
@@ -313,7 +318,7 @@ class TCPServer:
             self._next_tick = now + TICK_S
             self._resting = False
             for connection in [each for each in self._connections if each._deadline <= now]:
-                connection._drop(TimeoutError(errno.ETIMEDOUT, "the peer is too slow"))
+                connection._drop(connection._failure or TimeoutError(errno.ETIMEDOUT, "the peer is silent"))
 
     def _accept_if(self, wanted: bool) -> None:
         if wanted != self._accepting:
@@ -331,12 +336,11 @@ class TCPServer:
             except BlockingIOError:
                 return
             except OSError as error:
-                if isinstance(error, ConnectionError) or error.errno in CLIENT_GONE:
+                if error.errno not in EXHAUSTED:
                     continue
-                self._resting = True  # no descriptor or memory left: trying again now would only burn the processor
                 if not self._warned:
                     log.warning("cannot accept connections: %s; waiting until some are closed", error.strerror)
-                self._warned = True
+                self._resting = self._warned = True  # to try again at once would only burn the processor
                 return
             self._warned = False
             self._admit(sock, peer[:2])
@@ -390,18 +394,18 @@ def format_address(address: tuple[Any, ...]) -> str:
 
 
 def raise_file_limit(sockets: int) -> int:
-    """Raise the soft limit of open files towards `sockets` and some; return how many sockets fit."""
+    """Raise the soft limit of open files so that `sockets` fit, as far as the hard one allows; return how many do."""
     try:
         import resource
-    except ImportError:  # Windows
+    except ImportError:  # Windows has no such limit
         return sockets
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = sockets + SPARE_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        return max(1, soft - SPARE_FILES)
-    return sockets
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return sockets
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, soft - SPARE_FILES)
 
 
 class Console(logging.Handler):
@@ -443,35 +447,39 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     summary, _, details = (__doc__ or "").partition("\n\n")
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
-    parser.add_argument("--host", default="localhost", help="name or address to listen on; '' is every interface")
-    parser.add_argument("--port", type=number(0, 65_535), default=12345, help="0 is any free one (default: 12345)")
+    add, seconds = parser.add_argument, number(0.01, DAY_S, float)
+    add("--host", default="localhost", help="name or address to listen on; '' is every interface (%(default)s)")
+    add("--port", type=number(0, 65_535), default=12345, help="0 is any free one (%(default)s)")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--message", default="Hello, World!", help="the greeting (default: 'Hello, World!')")
+    what.add_argument("--message", default="Hello, World!", help="the greeting (%(default)s)")
     what.add_argument("--echo", action="store_true", help="send back what comes, instead of greeting")
-    most = "open at once, the others wait (default: 10000)"
-    parser.add_argument("--max-connections", type=number(1, 1_000_000), default=10_000, metavar="N", help=most)
-    idle, grace = "drop a connection idle for so long (default: 60)", "to finish, after Ctrl+C (default: 5)"
-    parser.add_argument("--timeout", type=number(0.01, DAY_S, float), default=60.0, metavar="S", help=idle)
-    parser.add_argument("--grace", type=number(0, DAY_S, float), default=5.0, metavar="S", help=grace)
-    parser.add_argument("--tls-cert", metavar="FILE", help="speak TLS: the certificate chain, in PEM")
-    parser.add_argument("--tls-key", metavar="FILE", help="and its private key, in PEM")
-    parser.add_argument("--once", action="store_true", help="serve one connection, then exit")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no line for each connection")
+    counts = number(1, 1_000_000)
+    add("--max-connections", type=counts, default=10_000, metavar="N", help="at once; the others wait (%(default)s)")
+    add("--timeout", type=seconds, default=60.0, metavar="S", help="drop a connection idle for so long (%(default)g)")
+    add("--grace", type=number(0, DAY_S, float), default=5.0, metavar="S", help="to finish after Ctrl+C (%(default)g)")
+    add("--tls-cert", metavar="FILE", help="speak TLS: the certificate chain, in PEM")
+    add("--tls-key", metavar="FILE", help="and its private key, in PEM")
+    add("--once", action="store_true", help="serve one connection, then exit")
+    add("-q", "--quiet", action="store_true", help="no line for each connection")
     args = parser.parse_args(argv)
     if bool(args.tls_cert) != bool(args.tls_key):
         parser.error("--tls-cert and --tls-key go together")
     return args
 
 
+def server_context(cert: str | None, key: str) -> ssl.SSLContext | None:
+    if not cert:
+        return None
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(cert, key)
+    except OSError as error:
+        raise OSError(f"cannot use {cert} with {key}: {error.strerror or error}") from None
+    return context
+
+
 def build_server(args: argparse.Namespace) -> TCPServer:
     """The server that the flags ask for. Raises OSError with a text for the user."""
-    context = None
-    if args.tls_cert:
-        try:
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            context.load_cert_chain(args.tls_cert, args.tls_key)
-        except OSError as error:
-            raise OSError(f"cannot use {args.tls_cert} with {args.tls_key}: {error.strerror or error}") from None
     room = raise_file_limit(args.max_connections)
     if room < args.max_connections:
         log.warning("--max-connections is %d here: the system allows no more open files (ulimit -Hn)", room)
@@ -481,13 +489,17 @@ def build_server(args: argparse.Namespace) -> TCPServer:
             server.shutdown(math.inf)
         return Echo() if args.echo else Greeter(os.fsencode(args.message))
 
-    limits = {"timeout_s": args.timeout, "grace_s": args.grace}
+    limits = {
+        "timeout_s": args.timeout,
+        "grace_s": args.grace,
+        "ssl_context": server_context(args.tls_cert, args.tls_key),
+    }
     try:
-        server = TCPServer((args.host, args.port), handler, max_connections=room, ssl_context=context, **limits)
-    except OSError as error:
-        cause = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        server = TCPServer((args.host, args.port), handler, max_connections=room, **limits)
+    except (OSError, UnicodeError) as error:
+        cause = str(getattr(error, "strerror", error)).partition(" (while")[0]  # create_server() says too much
         where = format_address((args.host, args.port))
-        raise OSError(f"cannot listen on {where}: {cause}; choose another --port or --host") from None
+        raise OSError(f"cannot listen on {where}: {cause}; choose another --host or --port") from None
     return server
 
 

@@ -133,7 +133,7 @@ class UDPServer:
                 self._close()
 
     def shutdown(self) -> None:
-        """Let serve_forever() return, without waiting for it. From any thread or signal handler; before serving, too."""
+        """Let serve_forever() return; does not wait for it. From any thread or signal handler; before serving, too."""
         self._stopping = True
         with contextlib.suppress(OSError):  # full: it is awake; closed: it is over
             self._waker.send(b"\0")
@@ -231,9 +231,10 @@ def prepare(sock: socket.socket) -> None:
 
 
 def count_drops(sock: socket.socket) -> int:
-    """Datagrams that the kernel dropped from a socket of Linux: what SO_RXQ_OVFL says with each, at no cost a datagram."""
+    """Datagrams that Linux dropped: the count that SO_RXQ_OVFL attaches to each one, asked for once instead."""
     with contextlib.suppress(OSError):
-        return struct.unpack_from("=I", sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 64), 4 * SK_MEMINFO_DROPS)[0]
+        memory = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 64)
+        return int.from_bytes(memory[4 * SK_MEMINFO_DROPS :][:4], sys.byteorder)
     return 0
 
 
@@ -304,15 +305,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     summary, _, details = (__doc__ or "").partition("\n\n")
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
-    parser.add_argument(
-        "--host", default="localhost", help="name or address; '' is every interface (default: localhost)"
-    )
-    parser.add_argument("--port", type=number(0, 65_535), default=12345, help="0 is any free one (default: 12345)")
-    parser.add_argument("--no-reply", action="store_true", help="only receive")
-    parser.add_argument("--send", metavar="TEXT", help="send TEXT to a server, print its answer, exit")
-    wait = "for the answer to --send (default: 5)"
-    parser.add_argument("--timeout", type=number(0.01, DAY_S, float), default=5.0, metavar="S", help=wait)
-    parser.add_argument("-q", "--quiet", action="store_true", help="no line for each datagram")
+    add, seconds = parser.add_argument, number(0.01, DAY_S, float)
+    add("--host", default="localhost", help="name or address; '' is every interface (%(default)s)")
+    add("--port", type=number(0, 65_535), default=12345, help="0 is any free one (%(default)s)")
+    add("--no-reply", action="store_true", help="only receive")
+    add("--send", metavar="TEXT", help="send TEXT to a server, print its answer, exit")
+    add("--timeout", type=seconds, default=5.0, metavar="S", help="for the answer to --send (%(default)g)")
+    add("-q", "--quiet", action="store_true", help="no line for each datagram")
     return parser.parse_args(argv)
 
 
@@ -331,18 +330,21 @@ def serve(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, handlers=[Console()])
-    where = format_address((args.host, args.port))
+    where, task = format_address((args.host, args.port)), "listen on"
     try:
         if args.send is None:
             serve(args)
         else:
+            task = "get an answer from"
             answer = ask(args.host, args.port, os.fsencode(args.send), args.timeout)
             say(printable(answer.decode("utf-8", "backslashreplace")))
     except KeyboardInterrupt:
         return 130
-    except OSError as error:
-        what = "no answer from" if args.send is not None else "cannot listen on"
-        complain("error", f"{what} {where}: {error.strerror or error}")
+    except (OSError, UnicodeError) as error:
+        cause = (
+            "no answer in time (--timeout)" if isinstance(error, TimeoutError) else getattr(error, "strerror", error)
+        )
+        complain("error", f"cannot {task} {where}: {cause}")
         return 1
     return 0
 

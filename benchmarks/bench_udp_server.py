@@ -4,7 +4,7 @@
 
 import sys
 
-from common import HOST, ROOT, c_peer, compare_servers, print_rates, python_peer, start_benchmark
+from common import C_PEER, HOST, ROOT, c_peer, compare_servers, print_rates, python_peer, start_benchmark
 
 DATAGRAMS = {1: 50_000, 16: 100_000, 64: 100_000}  # by window: how many are under way at once
 
@@ -20,7 +20,8 @@ def main():
     }
     for window, total in DATAGRAMS.items():
         results = compare_servers(servers, args.rounds, "udp", (int(total * args.scale), window))
-        print_rates(f"UDP, {window} under way at once", "replies/s", results, "C (peers.c)")
+        title = f"UDP, 60 bytes, {window} under way at once"
+        print_rates(title, "replies/s", results, C_PEER)
 
 
 if __name__ == "__main__":

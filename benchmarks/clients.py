@@ -14,21 +14,19 @@ import signal
 import sys
 import time
 
-MESSAGE = b"Hello, Server!"
+MESSAGE = b"Hello, World!"
 TIME_LIMIT_S = 120
 
 
 async def exchange(host, port, round_trips):
-    """One connection. A single message ends at end of file, several each at their length."""
+    """One connection: messages there and back; the last with a half-close, its reply to end of file."""
     reader, writer = await asyncio.open_connection(host, port)
-    if round_trips == 1:
+    for _ in range(round_trips - 1):
         writer.write(MESSAGE)
-        writer.write_eof()
-        await reader.read()
-    else:
-        for _ in range(round_trips):
-            writer.write(MESSAGE)
-            await reader.readexactly(len(MESSAGE))
+        await reader.readexactly(len(MESSAGE))
+    writer.write(MESSAGE)
+    writer.write_eof()
+    await reader.read()
     writer.close()
     await writer.wait_closed()
 

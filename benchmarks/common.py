@@ -2,7 +2,7 @@
 """What the benchmarks share: starting servers, running the load, rounds, and the table.
 
 With two CPUs or more, what is measured has one and what it talks to has another, for all alike: placed by
-the kernel, one and the same server came out up to three times as fast in one run as in the next.
+the kernel, one and the same server comes out several times as fast in one run as in the next.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import resource
 import shutil
 import signal
 import statistics
@@ -26,6 +27,7 @@ from typing import NamedTuple
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 HOST = "127.0.0.1"
+C_PEER = "C (peers.c)"
 START_TIMEOUT_S = 10.0
 LOAD_TIMEOUT_S = 130.0  # the load itself gives up after 120
 STOP_TIMEOUT_S = 5.0
@@ -42,16 +44,20 @@ class Result(NamedTuple):
 
     rate: float
     errors: int
-    busy: float
+    busy: float | None = None
 
 
 def result(count, seconds, errors, used_s):
-    busy = min(1.0, max(0.01, used_s / seconds))  # the CPU clock has steps of 10 ms, and starts a little early
+    # That clock has steps of 10 ms, and includes what the server did just before the load's clock started.
+    busy = min(1.0, max(0.01, used_s / seconds))
     return Result(count / seconds, errors, busy)
 
 
-def start_benchmark(description, rounds):
-    """Parse the command line, move to the load's CPU, and print the line that says what all this ran on."""
+def start_benchmark(description, rounds, peer=None):
+    """Parse the command line, move to the peer's CPU, and print the line that says what all this ran on.
+
+    peer: what the programs that are measured talk to, if it is not the load generator.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a tenth of the load, one round")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"default: {rounds}")
@@ -61,20 +67,23 @@ def start_benchmark(description, rounds):
     args.scale = 0.1 if args.quick else 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped, too
     os.sched_setaffinity(0, {OTHER_CPU})
-    print(environment(args.rounds), flush=True)
+    if MEASURED_CPU != OTHER_CPU:
+        os.environ["LOAD_SPINS"] = "1"
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the servers inherit it
+    peer = peer or f"load generator: {'load.c' if build('load') else 'load.py'}"
+    placed = f"{peer}, on CPU {OTHER_CPU}; measured on CPU {MEASURED_CPU}"
+    print(f"{machine()}; {placed}; rounds: {args.rounds}", flush=True)
     return args
 
 
-def environment(rounds):
+def machine():
+    model = platform.machine()
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    pinning = f"measured on CPU {MEASURED_CPU}, its peer on CPU {OTHER_CPU}"
-    return (
-        f"{len(CPUS)} × {model or platform.machine()}, {platform.system()} {platform.release()}, "
-        f"{platform.python_implementation()} {platform.python_version()}; load generator: "
-        f"{'load.c' if build('load') else 'load.py'}; {pinning}; rounds: {rounds}"
-    )
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{len(CPUS)} CPUs, {model}, {platform.system()} {platform.release()}, {python}"
 
 
 @functools.cache
@@ -101,7 +110,7 @@ def python_peer(name):
 
 def c_peer(job):
     """{name: command} of the C server, empty where it cannot be built."""
-    return {"C (peers.c)": [build("peers"), job, "0"]} if build("peers") else {}
+    return {C_PEER: [build("peers"), job, "0"]} if build("peers") else {}
 
 
 def run_load(job, port, *numbers):
@@ -163,19 +172,24 @@ def wait_for_port(process, output):
 def compare(runs, rounds):
     """Call each of `runs` ({name: function that returns a Result}) once a round, in turn.
 
-    In turn, because a machine's speed drifts: what ran at the same time is compared, not what ran first.
+    In turn, because a machine's speed drifts: what is compared ran at about the same time.
     """
     results = {name: [] for name in runs}
     for number in range(rounds):
         for name in list(results):
-            print(f"round {number + 1}/{rounds}: {name} ".ljust(60), end="\r", file=sys.stderr)
+            progress(f"round {number + 1} of {rounds}: {name}")
             try:
                 results[name].append(runs[name]())
             except (RuntimeError, OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
-                print(f"{name} left out: {error}".ljust(60), file=sys.stderr)
+                print(f"{name} left out: {error}", file=sys.stderr)
                 del results[name]
-    print(" " * 60, end="\r", file=sys.stderr)
+    progress("")
     return results
+
+
+def progress(text):
+    if sys.stderr.isatty():
+        print(f"\r{text:60}\r", end="", file=sys.stderr, flush=True)
 
 
 def compare_servers(commands, rounds, job, numbers, lighter=None):
@@ -191,19 +205,24 @@ def compare_servers(commands, rounds, job, numbers, lighter=None):
 
 
 def print_rates(title, unit, results, baseline):
-    """A Markdown table: medians (and extremes) of the rates and of each round's ratio to `baseline`."""
-    columns = ("", unit, f"ratio to {baseline}", "CPU busy", "ratio per CPU second")
-    print(f"\n{title}\n\n| {' | '.join(columns)} |\n|---|---:|---:|---:|---:|")
+    """A Markdown table: medians (and extremes) of the rates and of each round's ratio to `baseline`.
+
+    Two more columns where the CPU time of what is measured is known.
+    """
+    with_cpu = all(run.busy for runs in results.values() for run in runs)
+    columns = ["", unit, f"ratio to {baseline}"] + ["CPU busy", "ratio per CPU second"] * with_cpu
+    print(f"\n{title}\n\n| {' | '.join(columns)} |\n|---{'|---:' * (len(columns) - 1)}|")
     for name, runs in results.items():
         pairs = list(zip(runs, results.get(baseline, []), strict=False))
         errors = sum(run.errors for run in runs)
-        cells = (
+        cells = [
             f"{name} ({errors} errors)" if errors else name,
             spread([run.rate for run in runs], ",.0f"),
             spread([run.rate / base.rate for run, base in pairs], ".2f"),
-            f"{statistics.median(run.busy for run in runs):.0%}",
-            spread([run.rate / run.busy / (base.rate / base.busy) for run, base in pairs], ".2f"),
-        )
+        ]
+        if with_cpu:
+            per_cpu_s = [(run.rate / run.busy) / (base.rate / base.busy) for run, base in pairs]
+            cells += [f"{statistics.median(run.busy for run in runs):.0%}", spread(per_cpu_s, ".2f")]
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
@@ -212,4 +231,4 @@ def spread(figures, form):
     if not figures:
         return ""
     middle = f"{statistics.median(figures):{form}}"
-    return middle if len(figures) == 1 else f"{middle} ({min(figures):{form}}–{max(figures):{form}})"
+    return middle if len(figures) == 1 else f"{middle} ({min(figures):{form}}-{max(figures):{form}})"

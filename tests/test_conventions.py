@@ -1,0 +1,157 @@
+"""What all scripts have in common, so that a reader of one finds the way in the next."""
+
+import ast
+import itertools
+import os
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from conftest import ROOT
+
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
+THIRD_PARTY = {"requests": "requests", "scapy": "scapy"}  # what a script may need: the module, its distribution
+PAIRS = list(itertools.combinations(SCRIPTS, 2))
+
+every_script = pytest.mark.parametrize("name", SCRIPTS)
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def definitions(name):
+    """The source of each function and class at the top level."""
+    source = read(name)
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    return {
+        node.name: ast.get_source_segment(source, node) for node in ast.parse(source).body if isinstance(node, kinds)
+    }
+
+
+def public(name):
+    """The names in __all__."""
+    for node in ast.parse(read(name)).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    raise AssertionError("no __all__")
+
+
+def imported(name):
+    """The top-level modules that a script imports anywhere, and those it imports when it is itself imported."""
+    tree = ast.parse(read(name))
+
+    def modules(nodes):
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                yield node.module.partition(".")[0]
+
+    return set(modules(ast.walk(tree))), set(modules(tree.body))
+
+
+def script_block(name):
+    """The PEP 723 block as a dictionary."""
+    lines = re.search(r"^# /// script\n((?:#.*\n)+?)# ///$", read(name), re.MULTILINE).group(1).splitlines()
+    return tomllib.loads("\n".join(line[2:] for line in lines))
+
+
+def flags(name):
+    """Every option in a script's --help."""
+    run = subprocess.run([sys.executable, ROOT / name, "--help"], capture_output=True, text=True, check=True)
+    options = run.stdout.partition("options:")[2].partition("\n\n")[0]
+    return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", re.sub(r"(?m)^ {20,}.*$", "", options))) - {"-h", "--help"}
+
+
+def readme_section(name):
+    return re.search(rf"^## {re.escape(name)}\n(.*?)(?=^## |\Z)", read("README.md"), re.MULTILINE | re.DOTALL).group(1)
+
+
+@every_script
+def test_importing_a_script_does_nothing(name, tmp_path):
+    code = (
+        f"import sys, threading; sys.path.insert(0, {str(ROOT)!r}); import {name.removesuffix('.py')}; "
+        "assert threading.active_count() == 1; "
+        f"loaded = set(sys.modules) & {set(THIRD_PARTY) | {other.removesuffix('.py') for other in SCRIPTS} - {name.removesuffix('.py')}!r}; "
+        "assert not loaded, loaded"
+    )
+    run = subprocess.run(
+        [sys.executable, "-I", "-W", "error", "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+@every_script
+def test_a_script_needs_the_standard_library_and_what_it_declares(name):
+    anywhere, at_import = imported(name)
+    needed = anywhere - set(sys.stdlib_module_names)
+    assert needed <= set(THIRD_PARTY)
+    assert len(needed) <= 1
+    assert not at_import - set(sys.stdlib_module_names)
+    block = script_block(name)
+    assert block["requires-python"] == ">=3.11"
+    requirements = {re.match(r"[\w-]+", line).group(): line for line in read("requirements.txt").splitlines()}
+    assert block["dependencies"] == [requirements[THIRD_PARTY[module]] for module in sorted(needed)]
+
+
+@every_script
+def test_a_script_says_whose_it_is_and_under_which_licence(name):
+    lines = read(name).splitlines()
+    assert lines[0] == "#!/usr/bin/env python3"
+    assert os.access(ROOT / name, os.X_OK)
+    assert "# SPDX-FileCopyrightText: 2026 the netscripts authors" in lines[:12]
+    assert "# SPDX-License-Identifier: 0BSD" in lines[:12]
+    if "scapy" in imported(name)[0]:
+        assert any("GPL-2.0-only" in line for line in lines[:16])
+
+
+@every_script
+def test_help_works_from_anywhere_and_is_the_docstring(name, tmp_path):
+    command = [sys.executable, "-W", "error", ROOT / name, "--help"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "COLUMNS": "120"})
+    assert (run.returncode, run.stderr) == (0, "")
+    summary, _, details = ast.get_docstring(ast.parse(read(name))).partition("\n\n")
+    assert " ".join(summary.split()) in " ".join(run.stdout.split())
+    assert details in run.stdout
+    assert "what the ten-line version gets wrong:" in details
+
+
+@every_script
+def test_a_wrong_flag_is_one_line_and_status_2(name, run):
+    status, out, err = run(name, "--no-such-flag")
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].startswith(f"{name}: error: ")
+
+
+@every_script
+def test_what_a_script_exports_exists_and_is_documented(name):
+    source = definitions(name)
+    for exported in public(name):
+        assert ast.get_docstring(ast.parse(source[exported]).body[0]), exported
+    assert source["main"].startswith("def main(argv: Sequence[str] | None = None) -> int:")
+    assert read(name).endswith('\n\nif __name__ == "__main__":\n    sys.exit(main())\n')
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS, ids=lambda name: name.removesuffix(".py"))
+def test_what_two_scripts_repeat_is_word_for_word_the_same(one, other):
+    mine, theirs = definitions(one), definitions(other)
+    own = {"main", "parse_args", *public(one), *public(other)}
+    for name in (mine.keys() & theirs.keys()) - own:
+        assert mine[name] == theirs[name], f"{name} differs between {one} and {other}"
+
+
+@every_script
+def test_every_flag_is_in_the_readme(name):
+    section = readme_section(name)
+    missing = {flag for flag in flags(name) if not re.search(rf"(?<![\w-]){flag}(?![\w-])", section)}
+    assert flags(name)
+    assert not missing
+
+
+@every_script
+def test_the_table_in_the_readme_tells_the_lines_of_each_script(name):
+    row = next(line for line in read("README.md").splitlines() if line.startswith(f"| [`{name}`]"))
+    assert row.endswith(f"| {len(read(name).splitlines())} |")
