@@ -323,8 +323,8 @@ def serve(args: argparse.Namespace) -> None:
         for address in server.addresses:
             say(f"Listening on {format_address(address)}")
         server.serve_forever()
-    drops = "" if server.dropped is None else f", {server.dropped} dropped by the kernel"
-    complain("info", f"{server.received} datagrams received{drops}")
+    drops = "" if server.dropped is None else f", dropped by the kernel: {server.dropped}"
+    complain("info", f"datagrams received: {server.received}{drops}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -207,13 +207,14 @@ def compare_servers(commands, rounds, job, numbers, lighter=None):
 def print_rates(title, unit, results, baseline):
     """A Markdown table: medians (and extremes) of the rates and of each round's ratio to `baseline`.
 
-    Two more columns where the CPU time of what is measured is known.
+    Two more columns where the CPU time of what is measured is known. Without a baseline, the first is one.
     """
+    baseline = baseline if baseline in results else next(iter(results), "")
     with_cpu = all(run.busy for runs in results.values() for run in runs)
     columns = ["", unit, f"ratio to {baseline}"] + ["CPU busy", "ratio per CPU second"] * with_cpu
     print(f"\n{title}\n\n| {' | '.join(columns)} |\n|---{'|---:' * (len(columns) - 1)}|")
     for name, runs in results.items():
-        pairs = list(zip(runs, results.get(baseline, []), strict=False))
+        pairs = list(zip(runs, results[baseline], strict=True))
         errors = sum(run.errors for run in runs)
         cells = [
             f"{name} ({errors} errors)" if errors else name,

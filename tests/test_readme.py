@@ -1,0 +1,139 @@
+"""The README's examples do what it says: the consoles print the same, the modules' examples run."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+import tcp_server
+import udp_server
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONSOLES = re.findall(r"^```console\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+SETUP = "python3 -m venv"  # the block that installs: .ci/run is what follows it
+
+
+def steps(console):
+    """(command, the lines it prints), in order."""
+    for part in re.split(r"^\$ ", console, flags=re.MULTILINE)[1:]:
+        command, *lines = part.splitlines()
+        yield command, lines
+
+
+def without_what_varies(line):
+    """Ports of clients, times, rates and the address family of localhost differ from run to run."""
+    line = line.replace("[::1]", "127.0.0.1")
+    line = re.sub(r"\b(?!12345\b)\d{5}\b", "PORT", line)
+    return re.sub(r"[\d,]*\.?\d+ ?(µs|ms|s\b|connections/s|messages/s)|█+ [\d,]+", "N", line)
+
+
+class Shell:
+    """A shell that reads a command at a time, with the scripts at hand."""
+
+    def __init__(self, folder):
+        for name in ("python", "python3"):
+            (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+            (folder / name).chmod(0o755)
+        environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        command = ["bash", "--norc"]
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, text=True, **pipes)
+
+    def run(self, command):
+        print(command, file=self.process.stdin, flush=True)
+
+    def lines(self, count):
+        """The next lines, less those about a second address of localhost."""
+        while count and (line := self.process.stdout.readline()):
+            if not line.startswith("Listening on [::1]"):
+                count -= 1
+                yield line.rstrip("\n")
+
+    def close(self):
+        """End the shell and whatever it has left behind; return what was printed and not read."""
+        self.process.stdin.close()
+        rest = self.process.stdout.read() if self.process.wait(10) == 0 else None
+        self.process.stdout.close()
+        return rest
+
+    def kill(self):
+        if self.process.poll() is None or not self.process.stdout.closed:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process.stdin.close()
+            self.process.stdout.close()
+
+
+@pytest.fixture
+def shell(tmp_path):
+    shell = Shell(tmp_path)
+    yield shell
+    shell.kill()
+
+
+@pytest.mark.parametrize(
+    "console", [block for block in CONSOLES if SETUP not in block], ids=lambda text: text.split("\n")[0]
+)
+def test_a_console_prints_what_the_readme_says(console, shell):
+    for command, expected in steps(console):
+        shell.run(command)
+        printed = sorted(without_what_varies(line) for line in shell.lines(len(expected)))
+        assert printed == sorted(without_what_varies(line) for line in expected), command
+    assert shell.close() == ""
+
+
+def test_the_first_screen_has_the_two_commands():
+    first_screen = "\n".join(README.splitlines()[:40])
+    assert "$ python3 tcp_server.py --once & python3 tcp_client.py --wait 5" in first_screen
+    setup = "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt && .venv/bin/python -m pytest"
+    assert f"$ {setup}" in first_screen
+    assert "sed -n 's/^\\$ \\(python3 -m venv.*\\)/\\1/p' README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def example(text):
+    """The one Python example that contains `text`."""
+    return next(block for block in PYTHON if text in block)
+
+
+def test_the_chat_server_passes_lines_on_to_all_others(serving):
+    namespace = {"__name__": "chat"}
+    exec(example("class Chat"), namespace)
+    server = serving(tcp_server.TCPServer(("127.0.0.1", 0), namespace["Chat"]))
+    with contextlib.ExitStack() as cleanup:
+        clients, readers = [], []
+        for newcomer in range(3):
+            clients.append(cleanup.enter_context(socket.create_connection(server.address)))
+            readers.append(cleanup.enter_context(clients[-1].makefile("rb")))
+            if newcomer:
+                clients[-1].sendall(b"hel")
+                clients[-1].sendall(b"lo\nagain\n")
+            port = clients[-1].getsockname()[1]
+            for reader in readers[:newcomer]:
+                assert [reader.readline(), reader.readline()] == [b"%d: hello\n" % port, b"%d: again\n" % port]
+        readers[1].close()
+        clients[1].close()
+        clients[0].sendall(b"bye\n" + b"x" * 2000)
+        assert readers[2].readline().endswith(b": bye\n")
+        assert readers[0].read() == b""  # a line without an end: the server hangs up
+
+
+@pytest.mark.parametrize("module", ["tcp_client", "async_client"])
+def test_the_clients_examples_run(module, serving):
+    greeter = serving(tcp_server.TCPServer(("127.0.0.1", 0), tcp_server.Greeter))
+    code = example(f"from {module} import").replace("12345", str(greeter.address[1]))
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == ("b'Hello, World!'\n", "")
+
+
+def test_the_udp_example_runs(serving):
+    namespace = {"__name__": "shout"}
+    exec(example("def shout"), namespace)
+    server = serving(namespace["UDPServer"](("127.0.0.1", 0), namespace["shout"]))
+    assert udp_server.ask(*server.address, b"hi") == b"HI"
