@@ -35,6 +35,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["Load", "exchange"]
@@ -104,43 +105,38 @@ async def exchange(
             await close(streams)
 
 
+@dataclass(kw_only=True)
 class Load:
     """Many connections to one server, at most `concurrency` at once, with `repeat` messages over each.
 
     timeout_s bounds each connection. While run() is under way and afterwards, `succeeded`, `failures` (how many by
-    cause) and `latencies_s` (a message's, to the end of its reply) tell what has happened.
+    cause) and `latencies_s` (of each message, to the end of its reply) tell what has happened.
     """
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        message: bytes,
-        *,
-        connections: int,
-        concurrency: int = 100,
-        repeat: int = 1,
-        timeout_s: float = 10.0,
-        ssl_context: ssl.SSLContext | None = None,
-    ) -> None:
-        self.host, self.port, self.message = host, port, message
-        self.connections, self.concurrency, self.repeat = connections, concurrency, repeat
-        self.timeout_s, self.ssl_context = timeout_s, ssl_context
-        self.succeeded = 0
-        self.failures: Counter[str] = Counter()
-        self.latencies_s = array("d")
-        self._turns = iter(range(connections))
-        self._address: str | None = None  # the host's that answered first: nobody looks it up or races again
-        self._started = time.perf_counter()
+    host: str
+    port: int
+    message: bytes
+    connections: int
+    concurrency: int = 100
+    repeat: int = 1
+    timeout_s: float = 10.0
+    ssl_context: ssl.SSLContext | None = None
+    succeeded: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    latencies_s: "array[float]" = field(default_factory=lambda: array("d"))
+    started: float = field(default_factory=time.perf_counter)
+    address: str | None = None  # the host's that answered first: the others neither look it up nor race again
 
     async def run(self) -> None:
-        self._started = time.perf_counter()
+        """Make all the connections. What becomes of one does not stop the others."""
+        self.started = time.perf_counter()
+        turns = iter(range(self.connections))  # shared: whoever is free takes the next
         async with asyncio.TaskGroup() as group:
             for _ in range(min(self.concurrency, self.connections)):
-                group.create_task(self._work())
+                group.create_task(self._work(turns))
 
-    async def _work(self) -> None:
-        for _ in self._turns:
+    async def _work(self, turns: Iterator[int]) -> None:
+        for _ in turns:
             try:
                 async with asyncio.timeout(self.timeout_s):
                     await self._connection()
@@ -152,9 +148,9 @@ class Load:
                 self.succeeded += 1
 
     async def _connection(self) -> None:
-        streams = await open_streams(self.host, self.port, self.ssl_context, self._address)
+        streams = await open_streams(self.host, self.port, self.ssl_context, self.address)
         reader, writer = streams
-        self._address = writer.get_extra_info("peername")[0]
+        self.address = writer.get_extra_info("peername")[0]
         try:
             for left in reversed(range(self.repeat)):
                 started = time.perf_counter()
@@ -170,7 +166,7 @@ class Load:
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as --json prints them: rates a second, times in seconds."""
-        seconds = time.perf_counter() - self._started
+        seconds = time.perf_counter() - self.started
         ordered = sorted(self.latencies_s)
         return {
             "connections": self.connections,
@@ -287,6 +283,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if (args.ca or args.insecure) and not args.tls:
         parser.error("--ca and --insecure go with --tls")
+    if args.repeat > 1 or args.json:
+        args.connections = args.connections or 1  # a summary, of one connection at least
     return args
 
 
@@ -346,23 +344,22 @@ def format_seconds(seconds: float) -> str:
 
 def measure(args: argparse.Namespace, context: ssl.SSLContext | None) -> int:
     """Many exchanges, and what became of them: after Ctrl+C, too."""
-    connections = args.connections or 1
-    wanted = min(args.concurrency, connections)
+    wanted = min(args.concurrency, args.connections)
     concurrency = raise_file_limit(wanted)
     if concurrency < wanted:
         complain("warning", f"--concurrency is {concurrency} here: the system allows no more open files (ulimit -Hn)")
-    sizes = {"connections": connections, "concurrency": concurrency, "repeat": args.repeat}
-    message = os.fsencode(args.message)
-    load = Load(args.host, args.port, message, timeout_s=args.timeout, ssl_context=context, **sizes)
-    status = 0
+    limits = {"concurrency": concurrency, "timeout_s": args.timeout, "ssl_context": context}
+    sizes = {"connections": args.connections, "repeat": args.repeat, "message": os.fsencode(args.message)}
+    load = Load(host=args.host, port=args.port, **sizes, **limits)
+    interrupted = False
     try:
         asyncio.run(run_with_progress(load))
     except KeyboardInterrupt:
-        status = 130
+        interrupted = True
     summary = load.summary()
     with writing():
         print(json.dumps(summary) if args.json else describe(summary), flush=True)
-    return status or bool(load.failures)
+    return 130 if interrupted else int(bool(load.failures))
 
 
 def converse(args: argparse.Namespace, context: ssl.SSLContext | None) -> int:
@@ -379,9 +376,8 @@ def converse(args: argparse.Namespace, context: ssl.SSLContext | None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    many = args.connections or args.repeat > 1 or args.json
     try:
-        return (measure if many else converse)(args, tls_context(args))
+        return (measure if args.connections else converse)(args, tls_context(args))
     except KeyboardInterrupt:
         return 130
     except (OSError, UnicodeError) as error:

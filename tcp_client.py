@@ -78,7 +78,8 @@ class TLS(Plain):
         """Raises ssl.SSLError (for a bad certificate ssl.SSLCertVerificationError) and what sockets raise."""
         while True:
             try:
-                return self._tls.do_handshake()
+                self._tls.do_handshake()
+                return sock.sendall(self._outgoing.read())
             except ssl.SSLWantReadError:
                 sock.sendall(self._outgoing.read())
                 self._feed(sock.recv(READ_BYTES))

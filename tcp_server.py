@@ -472,6 +472,7 @@ def server_context(cert: str | None, key: str) -> ssl.SSLContext | None:
         return None
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.options |= ssl.OP_NO_RENEGOTIATION  # a client could make it compute without end
         context.load_cert_chain(cert, key)
     except OSError as error:
         raise OSError(f"cannot use {cert} with {key}: {error.strerror or error}") from None

@@ -67,10 +67,6 @@ def acknowledge(data: bytes, peer: Address) -> bytes | None:
     return None if data.startswith(PREFIX) else PREFIX + data
 
 
-def ignore(data: bytes, peer: Address) -> None:
-    """The answer of a server that only receives."""
-
-
 def answer_from_where_asked(control: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
     """From a datagram's ancillary data, that for its answer, so that it leaves from the address that was asked.
 
@@ -316,7 +312,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def serve(args: argparse.Namespace) -> None:
-    with UDPServer((args.host, args.port), ignore if args.no_reply else acknowledge) as server:
+    reply = (lambda data, peer: None) if args.no_reply else acknowledge
+    with UDPServer((args.host, args.port), reply) as server:
         if threading.current_thread() is threading.main_thread():
             for each in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(each, lambda *_: server.shutdown())
