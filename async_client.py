@@ -25,6 +25,8 @@ import argparse
 import asyncio
 import bisect
 import contextlib
+import errno
+import io
 import json
 import math
 import os
@@ -49,6 +51,7 @@ CLOSE_S = 1.0  # for an orderly close; wait_closed() by itself may wait for a de
 PROGRESS_S = 0.2
 MAX_REPLY_BYTES = 67_108_864  # an endless reply ends here
 BAR_WIDTH = 40
+NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 EDGES_S = [float(f"{digit}e{exponent}") for exponent in range(-5, 6) for digit in (1, 2, 5)]
 SPARE_FILES = 64  # descriptors kept for what is no connection: standard streams, the event loop, the resolver
@@ -58,8 +61,13 @@ DAY_S = 86_400.0
 async def open_streams(host: str, port: int, context: ssl.SSLContext | None, address: str | None = None) -> Streams:
     """Connect to the `address` of `host`; when that is not known, to whichever of its addresses answers first."""
     name, delay = host if context else None, None if address else ATTEMPT_DELAY_S
-    target = address or host
-    return await asyncio.open_connection(target, port, ssl=context, server_hostname=name, happy_eyeballs_delay=delay)
+    host = address or host
+    try:
+        return await asyncio.open_connection(host, port, ssl=context, server_hostname=name, happy_eyeballs_delay=delay)
+    except OSError as error:  # asyncio makes one text of what several addresses say
+        if error.errno is None and f"[Errno {errno.ECONNREFUSED}]" in str(error):
+            raise ConnectionRefusedError from error
+        raise
 
 
 async def ask_last(streams: Streams, message: bytes) -> bytes:
@@ -80,14 +88,15 @@ async def ask_last(streams: Streams, message: bytes) -> bytes:
     return bytes(reply)
 
 
-async def close(streams: Streams) -> None:
-    """Close in order, without waiting long for a peer that does not; wait_closed() by itself would."""
-    _, writer = streams
-    writer.close()
-    with contextlib.suppress(OSError):
-        async with asyncio.timeout(CLOSE_S):
-            await writer.wait_closed()
-    writer.transport.abort()
+async def close(streams: Streams | None) -> None:
+    """Close in order, without waiting long for a peer that does not: wait_closed() by itself would."""
+    if streams:
+        _, writer = streams
+        writer.close()
+        with contextlib.suppress(OSError):
+            async with asyncio.timeout(CLOSE_S):
+                await writer.wait_closed()
+        writer.transport.abort()
 
 
 async def exchange(
@@ -97,12 +106,13 @@ async def exchange(
 
     timeout_s bounds the whole. Raises OSError: socket.gaierror, TimeoutError, ConnectionError, ssl.SSLError.
     """
-    async with asyncio.timeout(timeout_s):
-        streams = await open_streams(host, port, ssl_context)
-        try:
+    streams = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            streams = await open_streams(host, port, ssl_context)
             return await ask_last(streams, message)
-        finally:
-            await close(streams)
+    finally:
+        await close(streams)
 
 
 @dataclass(kw_only=True)
@@ -137,32 +147,33 @@ class Load:
 
     async def _work(self, turns: Iterator[int]) -> None:
         for _ in turns:
+            streams = None
             try:
                 async with asyncio.timeout(self.timeout_s):
-                    await self._connection()
+                    streams = await open_streams(self.host, self.port, self.ssl_context, self.address)
+                    await self._converse(streams)
             except EOFError:
                 self.failures["closed without a reply"] += 1
             except (OSError, UnicodeError) as error:
                 self.failures[explain(error)] += 1
             else:
                 self.succeeded += 1
+            finally:
+                await close(streams)
 
-    async def _connection(self) -> None:
-        streams = await open_streams(self.host, self.port, self.ssl_context, self.address)
+    async def _converse(self, streams: Streams) -> None:
         reader, writer = streams
-        self.address = writer.get_extra_info("peername")[0]
-        try:
-            for left in reversed(range(self.repeat)):
-                started = time.perf_counter()
-                if left:
-                    writer.write(self.message)
-                    if await reader.readexactly(len(self.message)) != self.message:
-                        raise OSError("the reply is not the message: --repeat needs an echo server")
-                elif not await ask_last(streams, self.message):
-                    raise EOFError
-                self.latencies_s.append(time.perf_counter() - started)
-        finally:
-            await close(streams)
+        if not self.address:  # getnameinfo() keeps the scope of a link-local one
+            self.address, _ = socket.getnameinfo(writer.get_extra_info("peername"), NUMERIC)
+        for left in reversed(range(self.repeat)):
+            started = time.perf_counter()
+            if left:
+                writer.write(self.message)
+                if await reader.readexactly(len(self.message)) != self.message:
+                    raise OSError("the reply is not the message: --repeat needs an echo server")
+            elif not await ask_last(streams, self.message):
+                raise EOFError
+            self.latencies_s.append(time.perf_counter() - started)
 
     def summary(self) -> dict[str, Any]:
         """The numbers, as --json prints them: rates a second, times in seconds."""
@@ -209,7 +220,7 @@ def explain(error: Exception) -> str:
             return "no answer in time (--timeout)"
         case ConnectionRefusedError():
             return "connection refused; is the server running?"
-    return getattr(error, "strerror", None) or str(error)
+    return getattr(error, "strerror", None) or str(error) or "the connection was lost"
 
 
 def raise_file_limit(sockets: int) -> int:
@@ -233,8 +244,9 @@ def printable(text: str) -> str:
 
 
 def complain(level: str, message: str) -> None:
-    with contextlib.suppress(OSError):
-        print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
+    if sys.stderr:
+        with contextlib.suppress(OSError):
+            print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -301,21 +313,22 @@ def tls_context(args: argparse.Namespace) -> ssl.SSLContext | None:
     return context
 
 
-async def show_progress(load: Load) -> None:
-    while True:
-        failed = load.failures.total()
-        line = f"{load.succeeded + failed:,} of {load.connections:,} connections, {failed:,} failed"
-        print(f"\r{line}", end="", file=sys.stderr, flush=True)
-        await asyncio.sleep(PROGRESS_S)
+def show_progress(load: Load) -> None:
+    failed = load.failures.total()
+    line = f"{load.succeeded + failed:,} of {load.connections:,} connections, {failed:,} failed"
+    print(f"\r{line}", end="", file=sys.stderr, flush=True)
 
 
 async def run_with_progress(load: Load) -> None:
-    progress = asyncio.create_task(show_progress(load)) if sys.stderr.isatty() else None
+    running = asyncio.create_task(load.run())
     try:
-        await load.run()
+        while sys.stderr and sys.stderr.isatty() and not running.done():
+            show_progress(load)
+            await asyncio.wait([running], timeout=PROGRESS_S)
+        await running
     finally:
-        if progress:
-            progress.cancel()
+        if sys.stderr and sys.stderr.isatty():
+            show_progress(load)
             print(file=sys.stderr)
 
 
@@ -376,6 +389,8 @@ def converse(args: argparse.Namespace, context: ssl.SSLContext | None) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a letter
     try:
         return (measure if args.connections else converse)(args, tls_context(args))
     except KeyboardInterrupt:

@@ -25,6 +25,7 @@ what the ten-line version gets wrong:
 
 import argparse
 import contextlib
+import io
 import os
 import socket
 import ssl
@@ -120,23 +121,29 @@ class Sender(threading.Thread):
         super().__init__(daemon=True)  # nobody waits for a standard input that never ends
         self._sock, self._channel, self._source = sock, channel, source
         self.waiting = True  # for the source: the peer need not say anything
+        self.sent_at = time.monotonic()
         self.failure: OSError | None = None
 
     def run(self) -> None:
         try:
             for data in self._source:
                 self.waiting = False
-                self._sock.sendall(self._channel.seal(data))
+                self._send(self._channel.seal(data))
                 self.waiting = True
             self.waiting = False
-            self._sock.sendall(self._channel.end())
+            self._send(self._channel.end())
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             self.failure, self.waiting = error, False
 
+    def _send(self, wire: bytes) -> None:
+        while wire:  # subtle: sendall() has one timeout for all of it, and a peer that reads slowly is not silent
+            wire = wire[self._sock.send(wire) :]
+            self.sent_at = time.monotonic()
 
-def talk(sock: socket.socket, channel: Plain, sender: Sender | None) -> Iterator[bytes]:
-    """Yield what the peer says until it closes, sending meanwhile. The socket's timeout bounds each silence."""
+
+def talk(sock: socket.socket, channel: Plain, sender: Sender | None, timeout_s: float) -> Iterator[bytes]:
+    """Yield what the peer says until it closes, sending meanwhile."""
     yield from channel.unseal(None)
     if sender:
         sender.start()
@@ -144,7 +151,7 @@ def talk(sock: socket.socket, channel: Plain, sender: Sender | None) -> Iterator
         try:
             wire = sock.recv(READ_BYTES)
         except TimeoutError:
-            if sender and sender.waiting:
+            if sender and (sender.waiting or time.monotonic() - sender.sent_at < timeout_s):
                 continue
             raise
         yield from channel.unseal(wire)
@@ -199,8 +206,9 @@ def stream(
             channel = TLS(ssl_context, host)
             channel.handshake(sock)
         source = [send] if isinstance(send, bytes) else send
+        sender = None if source is None else Sender(sock, channel, source)
         left = max_bytes
-        for data in talk(sock, channel, None if source is None else Sender(sock, channel, source)):
+        for data in talk(sock, channel, sender, timeout_s):
             yield data if left is None else data[:left]
             if left is not None and (left := left - len(data)) < 0:
                 raise OSError(f"the answer is longer than {max_bytes:,} bytes (--max-bytes)")
@@ -235,7 +243,7 @@ def explain(error: Exception) -> str:
             return "no answer in time (--timeout)"
         case ConnectionRefusedError():
             return "connection refused; is the server running?"
-    return getattr(error, "strerror", None) or str(error)
+    return getattr(error, "strerror", None) or str(error) or "the connection was lost"
 
 
 def printable(text: str) -> str:
@@ -244,8 +252,9 @@ def printable(text: str) -> str:
 
 
 def complain(level: str, message: str) -> None:
-    with contextlib.suppress(OSError):
-        print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
+    if sys.stderr:
+        with contextlib.suppress(OSError):
+            print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -336,6 +345,8 @@ def tls_context(args: argparse.Namespace) -> ssl.SSLContext | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a letter
     limit = args.max_bytes or (None if args.raw else MAX_BYTES)
     send = read_stdin() if args.send == "-" else args.send and os.fsencode(args.send)
     limits = {"timeout_s": args.timeout, "wait_s": args.wait, "max_bytes": limit}

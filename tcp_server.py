@@ -55,6 +55,7 @@ ACCEPT_BATCH = 64  # connections accepted in a row, before those that are open h
 SPARE_FILES = 64  # descriptors kept for what is no connection: standard streams, listeners, a handler's files
 DAY_S = 86_400.0
 
+WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # accept(2); other errors are one client's
 NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
@@ -71,7 +72,7 @@ class Handler:
     connection: "Connection"
 
     def connection_made(self, connection: "Connection") -> None:
-        """The client has connected. With TLS the handshake may still be under way; send() waits for it."""
+        """The client has connected; with TLS, the handshake is done."""
         self.connection = connection
 
     def data_received(self, data: bytes) -> None:
@@ -106,7 +107,7 @@ class Connection:
         self.peer = peer
         self._server = server
         self._sock = sock
-        self._handler = Handler()
+        self._handler: Handler | None = None  # until the connection is made: with TLS, after the handshake
         self._unsent = bytearray()
         self._events = selectors.EVENT_READ
         self._closing = self._half_closed = False
@@ -130,18 +131,22 @@ class Connection:
     def close(self) -> None:
         """Close once everything is sent: half-close, read until the peer closes too or LINGER_S pass, close."""
         self._closing = True
-        if not self._unsent:
+        if not self._unsent and not self._half_closed:
             self._half_close()
 
     def _ready(self) -> None:
-        """The socket can be read or written."""
+        """The socket can be read or written: get as far as that goes without waiting."""
+        if not self._handler:
+            return self._shake_hands()
         if self._unsent and not self._flush():
             return  # a peer that does not read is not read from: memory stays flat
+        if self._closing and not self._half_closed:
+            self._half_close()
         if self._failure:
             return self._drop(self._failure)
         try:
             data = self._sock.recv(READ_BYTES)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except WOULD_BLOCK:
             return
         except OSError as error:
             return self._drop(error)
@@ -153,36 +158,45 @@ class Connection:
             self._deadline = self._server._fresh_deadline
             self._call(self._handler.data_received, data)
 
+    def _shake_hands(self) -> None:
+        try:
+            self._sock.do_handshake()  # type: ignore[attr-defined]
+        except WOULD_BLOCK as error:
+            wants_to_write = isinstance(error, ssl.SSLWantWriteError)
+            self._watch(selectors.EVENT_WRITE if wants_to_write else selectors.EVENT_READ)
+        except OSError as error:
+            log.warning("no TLS with %s: %s", format_address(self.peer), error)
+            self._drop(error)
+        else:
+            self._watch(selectors.EVENT_READ)
+            self._call(self._open)
+
     def _open(self) -> None:
         self._handler = self._server._handler_factory()
         self._handler.connection_made(self)
 
     def _flush(self) -> bool:
-        """Send what has been waiting; true when all is sent."""
-        while self._unsent:
+        """Send what has been waiting; true when that is over."""
+        while self._unsent and not self._failure:
             sent = self._push(self._unsent)
             if not sent:
                 return False
             del self._unsent[:sent]
         self._watch(selectors.EVENT_READ)
-        if self._closing:
-            self._half_close()
         return True
 
     def _push(self, data: bytes | bytearray) -> int:
-        """Send what goes without waiting, and see to it that the loop comes back for the rest."""
+        """Send what goes without waiting, and have the loop come back for the rest."""
         try:
             sent = self._sock.send(data)
             self._deadline = self._server._fresh_deadline
             return sent
-        except (BlockingIOError, ssl.SSLWantWriteError):
+        except WOULD_BLOCK:
             self._watch(selectors.EVENT_WRITE)
-        except ssl.SSLWantReadError:
-            self._watch(selectors.EVENT_READ)  # a handshake in which it is the peer's turn
+            return 0
         except OSError as error:
             self._fail(error)
             return len(data)
-        return 0
 
     def _fail(self, error: OSError) -> None:
         """Have the loop drop it soon; at once would call a handler while another one, or itself, is at work."""
@@ -194,14 +208,17 @@ class Connection:
             self._server._selector.modify(self._sock, events, self._ready)
 
     def _half_close(self) -> None:
-        if self._half_closed:
-            return
+        if isinstance(self._sock, ssl.SSLSocket):
+            try:
+                self._sock.unwrap()  # our close_notify; the peer's may never come
+            except ssl.SSLWantWriteError:
+                return self._watch(selectors.EVENT_WRITE)
+            except OSError:
+                pass
         self._half_closed = True
         self._deadline = time.monotonic() + LINGER_S
+        self._watch(selectors.EVENT_READ)
         with contextlib.suppress(OSError):  # the peer may be gone
-            if isinstance(self._sock, ssl.SSLSocket):
-                with contextlib.suppress(OSError):
-                    self._sock.unwrap()  # our close_notify; the peer's may never come
             self._sock.shutdown(socket.SHUT_WR)  # subtle: takes TLS off, too; the rest is only read to be forgotten
 
     def _call(self, method: Callable[..., None], *args: Any) -> None:
@@ -217,9 +234,8 @@ class Connection:
             self._server._selector.unregister(self._sock)
             self._sock.close()
             self._closing = self._half_closed = True
-            if isinstance(error, ssl.SSLError):
-                log.warning("TLS with %s failed: %s", format_address(self.peer), error)
-            self._call(self._handler.connection_lost, error)
+            if self._handler:
+                self._call(self._handler.connection_lost, error)
 
 
 class TCPServer:
@@ -334,6 +350,7 @@ class TCPServer:
             try:
                 sock, peer = listener.accept()
             except BlockingIOError:
+                self._warned = False  # all who waited are in
                 return
             except OSError as error:
                 if error.errno not in EXHAUSTED:
@@ -342,7 +359,6 @@ class TCPServer:
                     log.warning("cannot accept connections: %s; waiting until some are closed", error.strerror)
                 self._resting = self._warned = True  # to try again at once would only burn the processor
                 return
-            self._warned = False
             self._admit(sock, peer[:2])
             if self._stopping:
                 return
@@ -358,14 +374,16 @@ class TCPServer:
         connection = Connection(self, sock, peer)
         self._connections.add(connection)
         self._selector.register(sock, selectors.EVENT_READ, connection._ready)
-        connection._call(connection._open)
+        if not self._ssl_context:
+            connection._call(connection._open)
 
 
 def listen(address: Address) -> list[socket.socket]:
     """Listening sockets on every address of a host name, all on one port."""
     host, port = address
     listeners: list[socket.socket] = []
-    for family, _, _, _, target in socket.getaddrinfo(host or None, port, 0, socket.SOCK_STREAM, 0, socket.AI_PASSIVE):
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, _, _, _, target in dict.fromkeys(found):  # a hosts file may say the same twice
         try:
             target = (target[0], port, *target[2:])
             listener = socket.create_server(target, family=family, backlog=socket.SOMAXCONN)
@@ -427,8 +445,9 @@ def say(line: str) -> None:
 
 
 def complain(level: str, message: str) -> None:
-    with contextlib.suppress(OSError):
-        print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
+    if sys.stderr:
+        with contextlib.suppress(OSError):
+            print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
 
 
 def number(low: float, high: float, kind: Callable[[str], float] = int) -> Callable[[str], float]:

@@ -28,6 +28,7 @@ import argparse
 import contextlib
 import errno
 import functools
+import io
 import logging
 import os
 import selectors
@@ -166,11 +167,10 @@ class UDPServer:
                 log.info("Received message from %s: %s", format_address(peer), text)
             try:
                 answer = self._reply(data, peer[:2])
+                if answer is not None and peer[1]:  # port 0 is nobody: a forged sender
+                    self._send(sock, answer, control, peer)
             except Exception:
                 log.exception("no answer to %s: the reply function failed", format_address(peer))
-                continue
-            if answer is not None and peer[1]:  # port 0 is nobody: a forged sender
-                self._send(sock, answer, control, peer)
 
     def _send(self, sock: socket.socket, answer: bytes, control: list[tuple[int, int, bytes]], peer: Any) -> None:
         try:
@@ -188,9 +188,8 @@ def bind_all(address: Address) -> list[socket.socket]:
     """Sockets on every address of a host name, all on one port. Never SO_REUSEADDR: two servers would share it."""
     host, port = address
     sockets: list[socket.socket] = []
-    for family, kind, _, _, target in socket.getaddrinfo(
-        host or None, port, 0, socket.SOCK_DGRAM, 0, socket.AI_PASSIVE
-    ):
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
+    for family, kind, _, _, target in dict.fromkeys(found):  # a hosts file may say the same twice
         sock = None
         try:
             sock = socket.socket(family, kind)
@@ -242,13 +241,15 @@ def ask(host: str, port: int, message: bytes, timeout_s: float = 5.0) -> bytes:
     for family, kind, _, _, target in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
         with socket.socket(family, kind) as sock:
             sock.settimeout(timeout_s)
-            sock.connect(target)  # only its answers get through, and a port where nobody is, is told
             try:
+                sock.connect(target)  # only its answers get through, and a port where nobody is, is told
                 sock.send(message)
                 return sock.recv(MAX_DATAGRAM_BYTES)
-            except ConnectionError as error:
-                refused = error  # the server may be on the next address
-    raise refused
+            except TimeoutError:
+                raise
+            except OSError as error:
+                failure = error  # the server may be on the next address
+    raise failure
 
 
 def format_address(address: tuple[Any, ...]) -> str:
@@ -281,8 +282,9 @@ def say(line: str) -> None:
 
 
 def complain(level: str, message: str) -> None:
-    with contextlib.suppress(OSError):
-        print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
+    if sys.stderr:
+        with contextlib.suppress(OSError):
+            print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
 
 
 def number(low: float, high: float, kind: Callable[[str], float] = int) -> Callable[[str], float]:
@@ -326,6 +328,8 @@ def serve(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a letter
     logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, handlers=[Console()])
     where, task = format_address((args.host, args.port)), "listen on"
     try:

@@ -11,6 +11,7 @@ import sys
 from common import (
     HERE,
     HOST,
+    KEEP_MEMORY,
     LOAD_TIMEOUT_S,
     MEASURED_CPU,
     OTHER_CPU,
@@ -28,7 +29,7 @@ from common import (
 
 def output_of(command):
     """What a client prints as JSON; it runs on the measured CPU."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*KEEP_MEMORY, *command], stdout=subprocess.PIPE, text=True) as process:
         os.sched_setaffinity(process.pid, {MEASURED_CPU})
         try:
             output, _ = process.communicate(timeout=LOAD_TIMEOUT_S)

@@ -14,6 +14,7 @@ from pathlib import Path
 from common import (
     C_PEER,
     HOST,
+    KEEP_MEMORY,
     ROOT,
     c_peer,
     compare_servers,
@@ -37,10 +38,12 @@ def servers(job):
     ours = [sys.executable, ROOT / "tcp_server.py", "--host", HOST, "--port", "0", "-q"]
     if job == "echo":
         ours += ["--echo", "--max-connections", "12000"]
+    streams = python_peer(f"{job}-streams")
     return {
         "tcp_server.py": ours,
         **c_peer(job),
-        "asyncio streams": python_peer(f"{job}-streams"),
+        "asyncio streams": streams,
+        "asyncio streams, memory kept": [*KEEP_MEMORY, *streams],
         "asyncio sock_*": python_peer(f"{job}-sock"),
         "ThreadingTCPServer": python_peer(f"{job}-threads"),
     }

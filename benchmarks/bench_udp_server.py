@@ -4,7 +4,17 @@
 
 import sys
 
-from common import C_PEER, HOST, ROOT, c_peer, compare_servers, print_rates, python_peer, start_benchmark
+from common import (
+    C_PEER,
+    HOST,
+    KEEP_MEMORY,
+    ROOT,
+    c_peer,
+    compare_servers,
+    print_rates,
+    python_peer,
+    start_benchmark,
+)
 
 DATAGRAMS = {1: 50_000, 16: 100_000, 64: 100_000}  # by window: how many are under way at once
 
@@ -17,6 +27,7 @@ def main():
         "recvfrom/sendto loop": python_peer("udp-loop"),
         "socketserver.UDPServer": python_peer("udp-socketserver"),
         "asyncio datagrams": python_peer("udp-asyncio"),
+        "asyncio datagrams, memory kept": [*KEEP_MEMORY, *python_peer("udp-asyncio")],
     }
     for window, total in DATAGRAMS.items():
         results = compare_servers(servers, args.rounds, "udp", (int(total * args.scale), window))

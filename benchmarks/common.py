@@ -32,7 +32,13 @@ START_TIMEOUT_S = 10.0
 LOAD_TIMEOUT_S = 130.0  # the load itself gives up after 120
 STOP_TIMEOUT_S = 5.0
 POLL_S = 0.01
+LEAST_CPU_S = 0.05  # CPU time comes in steps of 10 ms: less says nothing
 LISTENING = re.compile(rb"listening on .*?:(\d+)", re.IGNORECASE)  # ours; ncat -v; socat -d -d
+
+# asyncio's transports ask for 256 KiB at each read. To glibc that is above the threshold from which every
+# allocation is a system call of its own, until by chance something large has been freed; that chance must
+# not decide a comparison. As the first words of a command this raises the threshold; malloc's other one too.
+KEEP_MEMORY = ["env", "MALLOC_MMAP_THRESHOLD_=1048576", "MALLOC_TRIM_THRESHOLD_=1048576"]
 
 CPUS = sorted(os.sched_getaffinity(0))
 MEASURED_CPU, OTHER_CPU = CPUS[0], CPUS[-1]
@@ -48,8 +54,8 @@ class Result(NamedTuple):
 
 
 def result(count, seconds, errors, used_s):
-    # That clock has steps of 10 ms, and includes what the server did just before the load's clock started.
-    busy = min(1.0, max(0.01, used_s / seconds))
+    # The clock of the CPU time started a little before the load's, so that a busy server comes out above 1.
+    busy = min(1.0, used_s / seconds) if used_s >= LEAST_CPU_S else None
     return Result(count / seconds, errors, busy)
 
 
@@ -73,7 +79,8 @@ def start_benchmark(description, rounds, peer=None):
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the servers inherit it
     peer = peer or f"load generator: {'load.c' if build('load') else 'load.py'}"
     placed = f"{peer}, on CPU {OTHER_CPU}; measured on CPU {MEASURED_CPU}"
-    print(f"{machine()}; {placed}; rounds: {args.rounds}", flush=True)
+    others = f"load average before: {os.getloadavg()[0]:.1f}"
+    print(f"{machine()}; {placed}; rounds: {args.rounds}; {others}", flush=True)
     return args
 
 
@@ -210,7 +217,7 @@ def print_rates(title, unit, results, baseline):
     Two more columns where the CPU time of what is measured is known. Without a baseline, the first is one.
     """
     baseline = baseline if baseline in results else next(iter(results), "")
-    with_cpu = all(run.busy for runs in results.values() for run in runs)
+    with_cpu = any(run.busy for runs in results.values() for run in runs)
     columns = ["", unit, f"ratio to {baseline}"] + ["CPU busy", "ratio per CPU second"] * with_cpu
     print(f"\n{title}\n\n| {' | '.join(columns)} |\n|---{'|---:' * (len(columns) - 1)}|")
     for name, runs in results.items():
@@ -222,8 +229,9 @@ def print_rates(title, unit, results, baseline):
             spread([run.rate / base.rate for run, base in pairs], ".2f"),
         ]
         if with_cpu:
-            per_cpu_s = [(run.rate / run.busy) / (base.rate / base.busy) for run, base in pairs]
-            cells += [f"{statistics.median(run.busy for run in runs):.0%}", spread(per_cpu_s, ".2f")]
+            known = [(run, base) for run, base in pairs if run.busy and base.busy]
+            cells.append(f"{statistics.median(run.busy for run, _ in known):.0%}" if known else "")
+            cells.append(spread([run.rate / run.busy * base.busy / base.rate for run, base in known], ".2f"))
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
