@@ -37,7 +37,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -50,7 +50,6 @@ READ_BYTES = 65_536  # one recv(): enough for the fastest peer, small enough for
 MAX_UNSENT_BYTES = 1_048_576  # who leaves so much unread when there is more will not catch up
 LINGER_S = 2.0  # for the peer to take the last bytes and close; after that a reset may eat them
 TICK_S = 0.25  # how late a timeout may fire, and how long accept() rests without file descriptors
-SLEEP_S = None if os.name == "posix" else TICK_S  # with nothing to time; on Windows select() sleeps through Ctrl+C
 ACCEPT_BATCH = 64  # connections accepted in a row, before those that are open have their turn
 SPARE_FILES = 64  # descriptors kept for what is no connection: standard streams, listeners, a handler's files
 DAY_S = 86_400.0
@@ -121,10 +120,10 @@ class Connection:
         """
         if self._closing:
             return
+        if len(self._unsent) > MAX_UNSENT_BYTES:
+            return self._fail(TimeoutError(errno.ETIMEDOUT, "the peer does not read"))
         sent = 0 if self._unsent else self._push(data)
         if sent < len(data):
-            if len(self._unsent) > MAX_UNSENT_BYTES:
-                self._fail(TimeoutError(errno.ETIMEDOUT, "the peer does not read"))
             self._unsent += data[sent:]
             self._flush()
 
@@ -138,12 +137,12 @@ class Connection:
         """The socket can be read or written: get as far as that goes without waiting."""
         if not self._handler:
             return self._shake_hands()
-        if self._unsent and not self._flush():
+        if self._unsent and not self._failure and not self._flush():
             return  # a peer that does not read is not read from: memory stays flat
-        if self._closing and not self._half_closed:
-            self._half_close()
         if self._failure:
             return self._drop(self._failure)
+        if self._closing and not self._half_closed:
+            self._half_close()
         try:
             data = self._sock.recv(READ_BYTES)
         except WOULD_BLOCK:
@@ -165,7 +164,8 @@ class Connection:
             wants_to_write = isinstance(error, ssl.SSLWantWriteError)
             self._watch(selectors.EVENT_WRITE if wants_to_write else selectors.EVENT_READ)
         except OSError as error:
-            log.warning("no TLS with %s: %s", format_address(self.peer), error)
+            if not isinstance(error, ssl.SSLEOFError | ConnectionError):  # those are port scans
+                log.warning("TLS with %s failed: %s", format_address(self.peer), error)
             self._drop(error)
         else:
             self._watch(selectors.EVENT_READ)
@@ -287,7 +287,7 @@ class TCPServer:
 
     def serve_forever(self) -> None:
         """Serve until shutdown(), then close everything."""
-        with self._serving:
+        with self._serving, woken_by_signals(self._waker):
             try:
                 while not self._stopping:
                     self._accept_if(len(self._connections) < self._max_connections and not self._resting)
@@ -325,7 +325,7 @@ class TCPServer:
 
     def _take_turn(self) -> None:
         """Wait for events, and let each connection that has one do its part."""
-        events = self._selector.select(TICK_S if self._connections or self._resting else SLEEP_S)
+        events = self._selector.select(TICK_S if self._connections or self._resting else None)
         now = time.monotonic()
         self._fresh_deadline = now + self._timeout_s
         for key, _ in events:
@@ -347,6 +347,8 @@ class TCPServer:
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(min(ACCEPT_BATCH, self._max_connections - len(self._connections))):
+            if self._stopping:
+                return
             try:
                 sock, peer = listener.accept()
             except BlockingIOError:
@@ -360,22 +362,34 @@ class TCPServer:
                 self._resting = self._warned = True  # to try again at once would only burn the processor
                 return
             self._admit(sock, peer[:2])
-            if self._stopping:
-                return
 
     def _admit(self, sock: socket.socket, peer: Address) -> None:
         log.info("Connection from %s", format_address(peer))
         sock.setblocking(False)
         if self._ssl_context:
             try:
+                sock.getpeername()  # subtle: wrap_socket() loses the descriptor of a client that is gone again
                 sock = self._ssl_context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             except OSError:
-                return sock.close()  # gone again
+                return sock.close()
         connection = Connection(self, sock, peer)
         self._connections.add(connection)
         self._selector.register(sock, selectors.EVENT_READ, connection._ready)
         if not self._ssl_context:
             connection._call(connection._open)
+
+
+@contextlib.contextmanager
+def woken_by_signals(waker: socket.socket) -> Iterator[None]:
+    """A signal that arrives just before select() must end it, too, and on Windows any signal: it writes a byte."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
 
 
 def listen(address: Address) -> list[socket.socket]:

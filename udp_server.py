@@ -34,10 +34,9 @@ import os
 import selectors
 import signal
 import socket
-import struct
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 __all__ = ["UDPServer", "acknowledge", "ask"]
@@ -49,8 +48,7 @@ PREFIX = b"Server received: "
 MAX_DATAGRAM_BYTES = 65_535  # what the length field can say; nothing is ever cut off
 CONTROL_BYTES = 256  # of ancillary data: room for one IPV6_PKTINFO, and to spare
 RECEIVE_BUFFER_BYTES = 4_194_304  # asked of the kernel (net.core.rmem_max may allow less): bursts wait, not drop
-BATCH = 64  # datagrams from one socket in a row, before the others have their turn
-SLEEP_S = None if os.name == "posix" else 0.25  # on Windows select() sleeps through Ctrl+C
+BATCH = 256  # datagrams from one socket in a row, before the others have their turn
 DAY_S = 86_400.0
 NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
@@ -60,7 +58,7 @@ SO_MEMINFO = 55
 SK_MEMINFO_DROPS = 8
 ON_LINUX = sys.platform == "linux"
 
-Address = tuple[str, int]
+Address = tuple[Any, ...]  # (host, port), and for IPv6 two numbers more
 
 
 def acknowledge(data: bytes, peer: Address) -> bytes | None:
@@ -68,15 +66,41 @@ def acknowledge(data: bytes, peer: Address) -> bytes | None:
     return None if data.startswith(PREFIX) else PREFIX + data
 
 
+class Peer(tuple[Any, ...]):
+    """A sender's socket address, with the ancillary data that makes the answer leave from the address it asked."""
+
+    control: list[tuple[int, int, bytes]]
+
+
+class WildcardSocket:
+    """The recvfrom() and sendto() of a socket on every interface, which answer from the address that was asked."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+
+    def recvfrom(self, size: int) -> tuple[bytes, Peer]:
+        data, control, _, address = self._sock.recvmsg(size, CONTROL_BYTES)
+        peer = Peer(address)
+        peer.control = answer_from_where_asked(control)
+        return data, peer
+
+    def sendto(self, data: bytes, peer: Peer) -> int:
+        return self._sock.sendmsg([data], peer.control, 0, peer)
+
+
 def answer_from_where_asked(control: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
-    """From a datagram's ancillary data, that for its answer, so that it leaves from the address that was asked.
+    """From a datagram's ancillary data, that for its answer.
 
     IPv4: struct in_pktinfo, ip(7). IPv6: struct in6_pktinfo, RFC 3542 section 6.2. Interface 0: as the route says.
     """
     for level, kind, info in control:
-        if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO) and len(info) >= 8:
-            return [(level, kind, struct.pack("=I4s4s", 0, info[4:8], bytes(4)))]
-        if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO) and info[:1] != b"\xff":  # not multicast
+        if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
+            return [(level, kind, bytes(4) + info[4:8] + bytes(4))]
+        if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO) and info[0] != 0xFF:  # not multicast
             return [(level, kind, info[:16] + bytes(4))]
     return []
 
@@ -89,8 +113,8 @@ class UDPServer:
             ...  # clients send to server.address
 
     address: (host, port); host '' is every interface, port 0 any free one, the same for all addresses.
-    reply: called with a datagram's bytes and its sender's (host, port); returns the answer, None for none. When it
-    raises, that is logged. Beware of answering answers: see acknowledge().
+    reply: called with a datagram's bytes and its sender's (host, port, ...); returns the answer, None for none. When
+    it raises, that is logged. Beware of answering answers: see acknowledge().
     received, dropped: datagrams so far; what the kernel had no room for is known on Linux, when serving is over.
     Raises OSError when the name has no address (socket.gaierror) or one cannot be bound.
     """
@@ -108,10 +132,11 @@ class UDPServer:
         self._selector = selectors.DefaultSelector()
         self._wake_end, self._waker = socket.socketpair()
         self._waker.setblocking(False)
-        self._selector.register(self._wake_end, selectors.EVENT_READ, lambda: self._wake_end.recv(1))
+        self._selector.register(self._wake_end, selectors.EVENT_READ, lambda: self._wake_end.recv(BATCH))
         for sock in self._sockets:
             wildcard = ON_LINUX and sock.getsockname()[0] in ("0.0.0.0", "::")
-            self._selector.register(sock, selectors.EVENT_READ, functools.partial(self._take, sock, wildcard))
+            answering = WildcardSocket(sock) if wildcard else sock
+            self._selector.register(sock, selectors.EVENT_READ, functools.partial(self._take, answering))
 
     def __enter__(self) -> "UDPServer":
         return self
@@ -121,10 +146,10 @@ class UDPServer:
 
     def serve_forever(self) -> None:
         """Serve until shutdown(), then close the sockets."""
-        with self._serving:
+        with self._serving, woken_by_signals(self._waker):
             try:
                 while not self._stopping:
-                    for key, _ in self._selector.select(SLEEP_S):
+                    for key, _ in self._selector.select():
                         key.data()
             finally:
                 self._close()
@@ -148,40 +173,45 @@ class UDPServer:
         for sock in (*self._sockets, self._wake_end, self._waker):
             sock.close()
 
-    def _take(self, sock: socket.socket, wildcard: bool) -> None:
-        """Take what has arrived, up to BATCH datagrams."""
-        control: list[tuple[int, int, bytes]] = []
-        for _ in range(BATCH):
-            try:
-                if wildcard:
-                    data, control, _, peer = sock.recvmsg(MAX_DATAGRAM_BYTES, CONTROL_BYTES)
-                else:
-                    data, peer = sock.recvfrom(MAX_DATAGRAM_BYTES)
-            except BlockingIOError:
-                return
-            except ConnectionError:
-                continue  # Windows: a former answer found nobody
-            self.received += 1
-            if log.isEnabledFor(logging.INFO):
-                text = printable(data.decode("utf-8", "backslashreplace"))
-                log.info("Received message from %s: %s", format_address(peer), text)
-            try:
-                answer = self._reply(data, peer[:2])
-                if answer is not None and peer[1]:  # port 0 is nobody: a forged sender
-                    self._send(sock, answer, control, peer)
-            except Exception:
-                log.exception("no answer to %s: the reply function failed", format_address(peer))
-
-    def _send(self, sock: socket.socket, answer: bytes, control: list[tuple[int, int, bytes]], peer: Any) -> None:
+    def _take(self, sock: Any) -> None:
+        """Answer what has arrived, up to BATCH datagrams. A failure ends the batch; what is left is taken next."""
+        receive, send, reply, verbose = sock.recvfrom, sock.sendto, self._reply, log.isEnabledFor(logging.INFO)
+        peer: Address = ("", 0)
         try:
-            if control:
-                sock.sendmsg([answer], answer_from_where_asked(control), 0, peer)
-            else:
-                sock.sendto(answer, peer)
+            for _ in range(BATCH):
+                data, peer = receive(MAX_DATAGRAM_BYTES)
+                self.received += 1
+                if verbose:
+                    text = printable(data.decode("utf-8", "backslashreplace"))
+                    log.info("Received message from %s: %s", format_address(peer), text)
+                answer = reply(data, peer)
+                if answer is not None:
+                    send(answer, peer)
+        except (BlockingIOError, ConnectionError):
+            pass  # nothing is left; or, on Windows, a former answer found nobody
         except OSError as error:
-            if error.errno not in self._warned:  # once for each cause: anybody can cause it, at any rate
-                log.warning("cannot answer %s: %s", format_address(peer), error.strerror)
+            self._warn(peer, error)
+        except Exception:
+            log.exception("no answer to %s: the reply function failed", format_address(peer))
+
+    def _warn(self, peer: Address, error: OSError) -> None:
+        """Once for each cause: anybody can cause it, at any rate. No system sends to port 0, a forged sender's."""
+        if peer[1] and error.errno not in self._warned:
             self._warned.add(error.errno)
+            log.warning("cannot answer %s: %s", format_address(peer), error.strerror)
+
+
+@contextlib.contextmanager
+def woken_by_signals(waker: socket.socket) -> Iterator[None]:
+    """A signal that arrives just before select() must end it, too, and on Windows any signal: it writes a byte."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
 
 
 def bind_all(address: Address) -> list[socket.socket]:
@@ -218,11 +248,7 @@ def prepare(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):  # some systems refuse what is over their limit, others lower it
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if ON_LINUX:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-    elif ON_LINUX:
-        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
 
 
 def count_drops(sock: socket.socket) -> int:

@@ -1,0 +1,977 @@
+"""async_client.py over real sockets: one exchange, many at once, and peers that do not play along."""
+
+import asyncio
+import collections
+import concurrent.futures
+import contextlib
+import ctypes
+import json
+import os
+import pty
+import re
+import shlex
+import shutil
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import ROOT
+
+import async_client
+from async_client import exchange
+from tcp_server import Echo, Greeter, TCPServer
+
+TEN_LINES = "tests/ten_lines/async_client.py"
+HELLO = b"Hello, World!"
+PATIENCE_S = 10
+CLONE_NEWNET = 0x40000000
+LINGER_0 = struct.pack("ii", 1, 0)
+KEYS = {"succeeded", "failed", "failures", "seconds", "connections_per_second", "messages_per_second"}
+KEYS |= {"latency_s", "histogram"}
+
+
+def has_ipv6():
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+
+
+class Peers:
+    """Servers of which each connection is a thread that runs handle(sock, turn); `over` is set when the test ends."""
+
+    def __init__(self):
+        self.over = threading.Event()
+        self.threads, self.listeners = [], []
+        self.turns = 0
+
+    def start(self, handle, host="127.0.0.1", port=0, context=None):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=1_000)
+        self.listeners.append(listener)
+        self.spawn(self.accept, listener, handle, context)
+        return listener.getsockname()[1]
+
+    def spawn(self, job, *args):
+        thread = threading.Thread(target=job, args=args)
+        self.threads.append(thread)
+        thread.start()
+
+    def accept(self, listener, handle, context):
+        with contextlib.suppress(OSError):
+            while True:
+                sock = listener.accept()[0]
+                self.spawn(self.serve, sock, handle, self.turns, context)
+                self.turns += 1
+
+    def serve(self, sock, handle, turn, context):
+        with sock, contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            sock.settimeout(PATIENCE_S)
+            handle(stack.enter_context(context.wrap_socket(sock, server_side=True)) if context else sock, turn)
+
+    def stop_listening(self):
+        for listener in self.listeners:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+
+    def stall(self, sock, turn):
+        self.over.wait(PATIENCE_S)
+
+    def close(self):
+        self.over.set()
+        self.stop_listening()
+        for thread in self.threads:
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def peers():
+    with contextlib.closing(Peers()) as peers:
+        yield peers
+
+
+@pytest.fixture
+def call(capsys):
+    """call(*ARGUMENTS) runs main() in this process, where a process of its own adds nothing but time."""
+
+    def run(*arguments):
+        try:
+            status = async_client.main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            status = exit.code
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+def read_all(sock):
+    return b"".join(iter(lambda: sock.recv(65_536), b""))
+
+
+def echo(sock, turn=0):
+    while data := sock.recv(65_536):
+        sock.sendall(data)
+
+
+def reset(sock):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
+    sock.close()
+
+
+def sends(*pieces, pause_s=0.0):
+    """A handler that sends these pieces when it has read all."""
+
+    def handle(sock, turn):
+        read_all(sock)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in pieces:
+            sock.sendall(piece)
+            threading.Event().wait(pause_s)
+
+    return handle
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def resolve_to(monkeypatch, *hosts):
+    """Let every name have these addresses, in this order."""
+    real = socket.getaddrinfo
+
+    def resolve(host, *args, **options):
+        return [entry for each in hosts for entry in real(each, *args, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+def one_error(result):
+    """The only line of an error that a user caused."""
+    status, out, err = result
+    assert status == 1
+    assert re.fullmatch(r"async_client\.py: error: .*[^: ]\n", err)
+    assert "Received" not in out
+    return err
+
+
+def numbers(result, status=0):
+    """The object that --json prints."""
+    assert result[::2] == (status, "")
+    assert result[1].count("\n") == 1
+    return json.loads(result[1], parse_constant=pytest.fail)
+
+
+def seconds_of(job):
+    started = time.monotonic()
+    job()
+    return time.monotonic() - started
+
+
+def test_bare_it_prints_the_tutorials_lines_to_an_echo_server(run, serving):
+    port = serving(TCPServer(("localhost", 0), Echo)).address[1]
+    lines = "Sending: Hello, World!\nReceived: Hello, World!\nClosing the connection\n"
+    assert run("async_client.py", "--port", port) == (0, lines, "")
+
+
+def test_bare_it_prints_the_tutorials_lines_to_a_greeting_server(run, serving):
+    port = serving(TCPServer(("localhost", 0), lambda: Greeter(b"Good day"))).address[1]
+    lines = "Sending: hi\nReceived: Good day\nClosing the connection\n"
+    assert run("async_client.py", "--port", port, "--message", "hi") == (0, lines, "")
+
+
+def test_the_lines_come_as_things_happen(script, peers):
+    port = peers.start(peers.stall)
+    client = script("async_client.py", "--port", port)
+    assert client.stdout.readline() == "Sending: Hello, World!\n"
+    assert client.poll() is None
+
+
+def test_the_whole_long_reply_is_shown(call, peers):
+    port = peers.start(sends(b"x" * 300_000, b"y"))
+    status, out, err = call("--port", port)
+    assert (status, err) == (0, "")
+    assert f"Received: {'x' * 300_000}y\n" in out
+
+
+def test_a_reply_in_pieces_is_one_reply(call, peers):
+    pieces = [bytes([byte]) for byte in "caf\u00e9 \u2603".encode()]
+    port = peers.start(sends(*pieces, pause_s=0.01))
+    assert "Received: caf\u00e9 \u2603\n" in call("--port", port)[1]
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        (b"\x1b[2J\x9b\x00", r"\x1b[2J\x9b\x00"),
+        (b"one\r\nClosing the connection\n", r"one\r\nClosing the connection\n"),
+        ("\u202e\u2028\u0085".encode(), r"\u202e\u2028\x85"),
+        (b"\xff\xfe", r"\xff\xfe"),
+    ],
+)
+def test_hostile_bytes_are_shown_escaped(call, peers, data, shown):
+    port = peers.start(echo)
+    received = call("--port", peers.start(sends(data)))[1].splitlines()[1]
+    assert received == f"Received: {shown}"
+    if b"\0" not in data:
+        sent = call("--port", port, "--message", os.fsdecode(data))
+        assert sent[1].splitlines()[0].startswith("Sending: ")
+        assert sent[1].splitlines()[1:] == [f"Received: {shown}", "Closing the connection"]
+
+
+def test_a_message_of_any_bytes_arrives_as_it_is(call, peers):
+    arrived = []
+    port = peers.start(lambda sock, turn: arrived.append(read_all(sock)))
+    call("--port", port, "--message", os.fsdecode(b"\xff\xc3\xa9\n"))
+    assert arrived == [b"\xff\xc3\xa9\n"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_an_output_that_has_no_such_letter_is_no_traceback(run, peers, encoding):
+    port = peers.start(sends("\u2603".encode()))
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    assert run("async_client.py", "--port", port, env=env)[::2] == (0, "")
+    assert run("async_client.py", "--port", port, "-n", 2, env=env)[::2] == (0, "")
+
+
+def test_an_endless_reply_ends(call, peers):
+    def flood(sock, turn):
+        while True:
+            sock.sendall(bytes(1_000_000))
+
+    assert "longer than" in one_error(call("--port", peers.start(flood), "--timeout", 20))
+
+
+def test_a_server_that_never_answers_is_one_line_and_status_1(run, peers):
+    port = peers.start(peers.stall)
+    assert "in time" in one_error(run("async_client.py", "--port", port, "--timeout", 0.2))
+
+
+def test_a_server_that_trickles_does_not_outlive_the_deadline(run, peers):
+    port = peers.start(sends(*[b"x"] * 500, pause_s=0.01))
+    assert seconds_of(lambda: one_error(run("async_client.py", "--port", port, "--timeout", 0.3))) < 2
+
+
+def test_a_reset_is_one_line_and_status_1(run, peers):
+    def handle(sock, turn):
+        read_all(sock)
+        reset(sock)
+
+    assert "reset" in one_error(run("async_client.py", "--port", peers.start(handle)))
+
+
+def test_a_refused_connection_is_one_line_and_status_1(run):
+    assert "refused" in one_error(run("async_client.py", "--port", free_port()))
+
+
+@needs_ipv6
+@pytest.mark.parametrize("more", [[], ["-n", "3", "--json"]], ids=["bare", "load"])
+def test_a_connection_that_all_addresses_refuse_is_refused(monkeypatch, capsys, more):
+    resolve_to(monkeypatch, "::1", "127.0.0.1")
+    assert async_client.main(["--port", str(free_port()), *more]) == 1
+    shown = "".join(capsys.readouterr())
+    assert "connection refused" in shown
+    assert "Multiple" not in shown
+
+
+@pytest.mark.parametrize("host", ["fe80::1%no-such-interface", "a..b", "x" * 64, ""])
+@pytest.mark.parametrize("more", [(), ("--tls",)], ids=["plain", "TLS"])
+def test_a_host_that_is_none_is_one_line_and_status_1(call, host, more):
+    one_error(call("--host", host, *more))
+
+
+@pytest.mark.parametrize("host", ["fe80::1%no-such-interface", "a..b"])
+def test_a_host_that_is_none_is_a_cause_of_failures(call, host):
+    summary = numbers(call("--host", host, "-n", 3, "--json"), status=1)
+    assert summary["failed"] == 3
+    assert len(summary["failures"]) == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--port", "0"),
+        ("--port", "65536"),
+        ("-n", "0"),
+        ("-c", "0"),
+        ("-r", "0"),
+        ("-n", "x"),
+        ("--timeout", "0"),
+        ("--timeout", "nan"),
+        ("--insecure",),
+        ("--ca", "x"),
+        ("--bogus",),
+    ],
+)
+def test_wrong_flags_are_status_2(call, flags):
+    status, out, err = call(*flags)
+    assert (status, out) == (2, "")
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("more", [(), ("-n", 3), ("--json",)], ids=["bare", "load", "JSON"])
+def test_a_closed_pipe_ends_quietly(run, peers, more):
+    port = peers.start(echo)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as pipe:
+        status, _, err = run("async_client.py", "--port", port, *more, stdout=pipe)
+    assert (status, err) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@pytest.mark.parametrize("more", [(), ("-n", 3)], ids=["bare", "load"])
+def test_a_full_disk_is_one_line_and_status_1(run, peers, more):
+    with open("/dev/full", "w") as full:
+        status, _, err = run("async_client.py", "--port", peers.start(echo), *more, stdout=full)
+    assert status == 1
+    assert re.fullmatch(r"async_client\.py: error: .*\n", err)
+
+
+def test_exchange_returns_all_that_the_server_sends(peers):
+    port = peers.start(sends(HELLO, bytes(1_000_000)))
+    assert asyncio.run(exchange("127.0.0.1", port, b"hi")) == HELLO + bytes(1_000_000)
+
+
+def test_exchange_echoes_a_large_message_whole(peers):
+    message = os.urandom(8_000_000)
+    assert asyncio.run(exchange("127.0.0.1", peers.start(echo), message)) == message
+
+
+def test_exchange_of_nothing(peers):
+    assert asyncio.run(exchange("127.0.0.1", peers.start(echo), b"")) == b""
+
+
+def test_exchange_raises_what_went_wrong(peers):
+    with pytest.raises(ConnectionRefusedError):
+        asyncio.run(exchange("127.0.0.1", free_port(), b"hi"))
+    with pytest.raises(TimeoutError):
+        asyncio.run(exchange("127.0.0.1", peers.start(peers.stall), b"hi", timeout_s=0.1))
+    with pytest.raises(socket.gaierror):
+        asyncio.run(exchange("fe80::1%no-such-interface", 9, b"hi"))
+
+
+def test_exchanges_in_one_loop_do_not_wait_for_each_other(peers):
+    barrier = threading.Barrier(20)
+
+    def handle(sock, turn):
+        barrier.wait(PATIENCE_S)
+        echo(sock, turn)
+
+    port = peers.start(handle)
+
+    async def many():
+        return await asyncio.gather(*(exchange("127.0.0.1", port, b"%d" % each) for each in range(20)))
+
+    assert asyncio.run(many()) == [b"%d" % each for each in range(20)]
+
+
+def test_so_many_connections_and_at_most_so_many_at_once(call, peers):
+    barrier, lock = threading.Barrier(5), threading.Lock()
+    active, peaks, messages = set(), [], []
+
+    def handle(sock, turn):
+        with lock:
+            active.add(turn)
+            peaks.append(len(active))
+        messages.append(read_all(sock))
+        barrier.wait(PATIENCE_S)
+        with lock:
+            active.remove(turn)
+        sock.sendall(b"ok")
+
+    summary = numbers(call("--port", peers.start(handle), "-n", 20, "-c", 5, "--json"))
+    assert summary["succeeded"] == 20
+    assert messages == [HELLO] * 20
+    assert max(peaks) == 5
+
+
+def test_so_many_messages_over_each_connection_one_after_the_other(call, peers):
+    arrived = collections.defaultdict(list)
+
+    def handle(sock, turn):
+        while data := sock.recv(65_536):
+            arrived[turn].append(data)
+            sock.sendall(data)
+
+    port = peers.start(handle)
+    summary = numbers(call("--port", port, "-n", 4, "-c", 2, "-r", 25, "--json"))
+    assert dict(arrived) == {turn: [HELLO] * 25 for turn in range(4)}
+    assert sum(step["messages"] for step in summary["histogram"]) == 100
+
+
+def test_a_message_over_many_segments_can_be_repeated(call, peers):
+    port = peers.start(echo)
+    summary = numbers(call("--port", port, "-n", 2, "-r", 5, "--message", "x" * 120_000, "--json"))
+    assert summary["succeeded"] == 2
+
+
+def test_the_summary_as_json_adds_up(call, serving):
+    port = serving(TCPServer(("127.0.0.1", 0), Echo)).address[1]
+    summary = numbers(call("--port", port, "-n", 40, "-c", 10, "-r", 5, "--json"))
+    assert summary.keys() >= KEYS
+    assert (summary["succeeded"], summary["failed"], summary["failures"]) == (40, 0, {})
+    assert summary["connections_per_second"] * summary["seconds"] == pytest.approx(40)
+    assert summary["messages_per_second"] * summary["seconds"] == pytest.approx(200)
+    steps, latency = summary["histogram"], summary["latency_s"]
+    assert sum(step["messages"] for step in steps) == 200
+    assert list(latency) == ["p50", "p90", "p99", "max"]
+    assert sorted(latency.values()) == list(latency.values())
+    edges = [step["up_to_s"] for step in steps]
+    assert edges == sorted(edges)
+    assert 0 < latency["max"] <= edges[-1]
+    assert steps[0]["messages"] > 0
+    assert steps[-1]["messages"] > 0
+
+
+def test_the_latencies_are_those_of_the_server(call, peers):
+    def handle(sock, turn):
+        peers.over.wait(0.3 if turn == 0 else 0)
+        sends(b"ok")(sock, turn)
+
+    latency = numbers(call("--port", peers.start(handle), "-n", 10, "-c", 1, "--json"))["latency_s"]
+    assert latency["p50"] <= latency["p90"] < 0.3 <= latency["p99"] == latency["max"] < 2
+
+
+def test_percentiles_are_by_nearest_rank():
+    ordered = [float(each) for each in range(1, 101)]
+    assert [async_client.percentile(ordered, share) for share in (0.5, 0.9, 0.99, 1.0)] == [50, 90, 99, 100]
+    assert async_client.percentile([7.0], 0.5) == 7
+    assert async_client.percentile([], 0.5) is None
+
+
+@pytest.mark.parametrize("latency", [1e-9, 1e-5, 0.02, 1.0, 500.0, 86_400.0])
+def test_a_histogram_has_a_finite_step_for_every_latency(latency):
+    ((edge, count),) = async_client.histogram([latency])
+    assert latency <= edge < float("inf")
+    assert count == 1
+
+
+def test_the_summary_for_a_person_has_the_same_numbers(call, serving):
+    port = serving(TCPServer(("127.0.0.1", 0), Echo)).address[1]
+    status, out, err = call("--port", port, "-n", 40, "-c", 10, "-r", 5)
+    assert (status, err) == (0, "")
+    assert "succeeded: 40  failed: 0 " in out
+    assert re.search(r"[\d,]+ connections/s, [\d,]+ messages/s\n", out)
+    assert re.search(r"latency: p50 [\d.]+ .?s,? +p90 [\d.]+ .?s,? +p99 [\d.]+ .?s,? +max [\d.]+ .?s\n", out)
+    steps = re.findall(r"^ +up to +[\d.]+ .?s (█*) (\d+)$", out, re.MULTILINE)
+    assert sum(int(count) for _, count in steps) == 200
+    longest, most = max(steps, key=lambda step: int(step[1]))
+    assert len(longest) == max(len(bar) for bar, _ in steps) > 0
+    assert all(bar for bar, count in steps if int(count))
+    assert int(most) > 0
+
+
+def test_failures_are_told_by_cause(call, peers):
+    def handle(sock, turn):
+        if turn == 1:
+            return peers.stall(sock, turn)
+        read_all(sock)
+        if turn == 0:
+            reset(sock)
+        elif turn > 2:
+            sock.sendall(b"ok")
+
+    result = call("--port", peers.start(handle), "-n", 8, "-c", 8, "--timeout", 0.5, "--json")
+    summary = numbers(result, status=1)
+    assert (summary["succeeded"], summary["failed"]) == (5, 3)
+    assert sorted(summary["failures"].values()) == [1, 1, 1]
+    causes = " | ".join(summary["failures"])
+    assert all(word in causes for word in ("reset", "in time", "without a reply"))
+    assert sum(step["messages"] for step in summary["histogram"]) == 5
+
+
+def test_the_summary_for_a_person_tells_failures_by_cause(call):
+    status, out, err = call("--port", free_port(), "-n", 7)
+    assert (status, err) == (1, "")
+    assert "succeeded: 0  failed: 7 " in out
+    assert re.search(r"^ +7: .*refused", out, re.MULTILINE)
+    assert "Traceback" not in out
+
+
+def test_a_refused_load_has_no_latencies(call):
+    summary = numbers(call("--port", free_port(), "-n", 7, "--json"), status=1)
+    assert summary["latency_s"] == {"p50": None, "p90": None, "p99": None, "max": None}
+    assert summary["histogram"] == []
+    ((cause, count),) = summary["failures"].items()
+    assert "refused" in cause
+    assert count == 7
+
+
+@pytest.mark.parametrize("greeting", [b"Other, Words!", b"hi", b"x" * 100, HELLO])
+def test_repeating_to_no_echo_server_is_a_failure(call, serving, greeting):
+    port = serving(TCPServer(("127.0.0.1", 0), lambda: Greeter(greeting))).address[1]
+    summary = numbers(call("--port", port, "-n", 3, "-r", 3, "--json"), status=1)
+    assert (summary["succeeded"], summary["failed"]) == (0, 3)
+    if greeting[1:13] != HELLO[1:] and len(greeting) >= len(HELLO):
+        assert "echo" in "".join(summary["failures"])
+
+
+def test_one_stalled_connection_does_not_lose_the_others(call, peers):
+    def handle(sock, turn):
+        (peers.stall if turn == 0 else echo)(sock, turn)
+
+    result = call("--port", peers.start(handle), "-n", 20, "-c", 2, "--timeout", 0.5, "--json")
+    summary = numbers(result, status=1)
+    assert (summary["succeeded"], summary["failed"]) == (19, 1)
+    assert summary["latency_s"]["max"] < 0.5
+
+
+def test_each_connection_has_its_own_deadline(call, peers):
+    def handle(sock, turn):
+        peers.over.wait(0.15)
+        echo(sock, turn)
+
+    result = call("--port", peers.start(handle), "-n", 4, "-c", 1, "--timeout", 0.5, "--json")
+    summary = numbers(result)
+    assert summary["succeeded"] == 4
+    assert summary["seconds"] > 0.5
+
+
+def test_a_deadline_is_for_all_messages_of_a_connection(call, peers):
+    def handle(sock, turn):
+        while data := sock.recv(99):
+            peers.over.wait(0.1)
+            sock.sendall(data)
+
+    result = call("--port", peers.start(handle), "-r", 100, "--timeout", 0.5, "--json")
+    summary = numbers(result, status=1)
+    assert "in time" in "".join(summary["failures"])
+    assert summary["seconds"] < 2
+
+
+def test_a_server_that_dies_does_not_lose_the_results_so_far(call, peers):
+    def handle(sock, turn):
+        if turn == 4:
+            peers.stop_listening()
+        echo(sock, turn)
+
+    summary = numbers(call("--port", peers.start(handle), "-n", 12, "-c", 1, "--json"), status=1)
+    assert (summary["succeeded"], summary["failed"]) == (5, 7)
+    assert "refused" in "".join(summary["failures"])
+
+
+def on_terminal(script, *arguments):
+    """Run to the end with a terminal for stderr; (status, stdout, what the terminal shows)."""
+    terminal, stderr = pty.openpty()
+    with open(terminal, "rb", buffering=0) as screen, open(stderr, "wb", buffering=0) as tty:
+        status, out, _ = script("async_client.py", *arguments, stderr=tty).finish()
+        tty.write(b"END")
+        shown = b""
+        while not shown.endswith(b"END"):
+            shown += screen.read(65_536)
+    return status, out, shown.decode()
+
+
+def test_progress_is_shown_on_a_terminal(script, peers):
+    status, out, shown = on_terminal(script, "--port", peers.start(echo), "-n", 5, "--json")
+    assert json.loads(out)["succeeded"] == status + 5
+    assert re.search(r"\r\d of 5 connections", shown)
+    assert shown.endswith("\nEND")
+
+
+def test_the_last_progress_shown_is_the_end(script, peers):
+    _, _, shown = on_terminal(script, "--port", peers.start(echo), "-n", 1_234)
+    assert "1,234 of 1,234 connections" in shown
+
+
+def test_a_single_exchange_shows_no_progress_on_a_terminal(script, peers):
+    assert on_terminal(script, "--port", peers.start(echo))[2] == "END"
+
+
+def interrupted(script, peers, *arguments):
+    """Ctrl+C when five exchanges are done and two hang."""
+    hanging = threading.Semaphore(0)
+
+    def handle(sock, turn):
+        if turn < 5:
+            return echo(sock, turn)
+        hanging.release()
+        return peers.stall(sock, turn)
+
+    client = script("async_client.py", "--port", peers.start(handle), "-n", 1_000, "-c", 2, *arguments)
+    for _ in range(2):
+        assert hanging.acquire(timeout=PATIENCE_S)
+    return client.finish(signal.SIGINT)
+
+
+def test_ctrl_c_prints_the_numbers_so_far_and_is_status_130(script, peers):
+    summary = numbers(interrupted(script, peers, "--json"), status=130)
+    assert (summary["succeeded"], summary["failed"]) == (5, 0)
+    assert sum(step["messages"] for step in summary["histogram"]) == 5
+
+
+def test_ctrl_c_prints_the_summary_so_far_for_a_person(script, peers):
+    status, out, err = interrupted(script, peers)
+    assert (status, err) == (130, "")
+    assert "succeeded: 5  failed: 0 " in out
+
+
+def test_ctrl_c_ends_a_single_exchange_with_status_130(script, peers):
+    waiting = threading.Event()
+
+    def handle(sock, turn):
+        sock.recv(1)  # not before: a connection attempt that is cut off leaves asyncio's socket open
+        waiting.set()
+        peers.stall(sock, turn)
+
+    client = script("async_client.py", "--port", peers.start(handle))
+    assert waiting.wait(PATIENCE_S)
+    assert client.finish(signal.SIGINT) == (130, "Sending: Hello, World!\n", "")
+
+
+def test_a_peer_that_never_reads_a_large_message_does_not_hang_it(peers):
+    port = peers.start(peers.stall)
+
+    def job():
+        with pytest.raises(TimeoutError):
+            asyncio.run(exchange("127.0.0.1", port, bytes(32_000_000), timeout_s=0.3))
+
+    assert seconds_of(job) < 3
+
+
+def test_a_peer_that_answers_without_reading_neither_hangs_nor_loses_the_reply(peers):
+    def handle(sock, turn):
+        sock.sendall(b"no need to read that")
+        sock.shutdown(socket.SHUT_WR)
+        peers.stall(sock, turn)
+
+    port = peers.start(handle)
+    replies = []
+    job = exchange("127.0.0.1", port, bytes(32_000_000), timeout_s=0.5)
+    assert seconds_of(lambda: replies.append(asyncio.run(job))) < 4
+    assert replies == [b"no need to read that"]
+
+
+def under_limit(limit, *arguments):
+    """Run under a limit of open files: `-n 80` for both, `-Sn 80` for the soft one."""
+    command = shlex.join([sys.executable, "-W", "error", *map(str, arguments)])
+    shell = ["sh", "-c", f"ulimit {limit} && exec {command}"]
+    done = subprocess.run(shell, capture_output=True, encoding="utf-8", timeout=PATIENCE_S, cwd=ROOT)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("files", [80, 64, 24])
+def test_the_concurrency_is_clamped_to_the_file_limit_with_one_warning(peers, files):
+    port = peers.start(echo)
+    limit = f"-n {files}"
+    status, out, err = under_limit(limit, "async_client.py", "--port", port, "-n", 200, "-c", 150, "--json")
+    assert (status, json.loads(out)["succeeded"]) == (0, 200)
+    assert re.fullmatch(r"async_client\.py: warning: .*concurrency.*\n", err)
+
+
+def test_the_soft_file_limit_is_raised_first(peers):
+    barrier = threading.Barrier(150)
+
+    def handle(sock, turn):
+        barrier.wait(PATIENCE_S)
+        echo(sock, turn)
+
+    port = peers.start(handle)
+    status, out, err = under_limit("-Sn 80", "async_client.py", "--port", port, "-n", 150, "-c", 150, "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["succeeded"] == 150
+
+
+@contextlib.contextmanager
+def dead_address(host, port):
+    """An address that takes no more connections and refuses none: its backlog is full."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family, backlog=0), contextlib.ExitStack() as queue:
+        for _ in range(2):
+            sock = queue.enter_context(socket.socket(family))
+            sock.setblocking(False)
+            sock.connect_ex((host, port))
+        probe = queue.enter_context(socket.socket(family))
+        probe.settimeout(0.1)
+        if probe.connect_ex((host, port)) == 0:
+            pytest.skip("a full backlog does not hold connections up here")
+        yield
+
+
+TWO_ADDRESSES = [
+    ("127.0.0.2", "127.0.0.1"),
+    pytest.param("::1", "127.0.0.1", marks=needs_ipv6),
+    pytest.param("127.0.0.1", "::1", marks=needs_ipv6),
+]
+
+
+@pytest.mark.parametrize(("dead", "alive"), TWO_ADDRESSES)
+def test_a_dead_first_address_costs_a_quarter_of_a_second(peers, monkeypatch, dead, alive):
+    port = peers.start(echo, host=alive)
+    resolve_to(monkeypatch, dead, alive)
+    replies = []
+    with dead_address(dead, port):
+        job = exchange("localhost", port, HELLO, timeout_s=5)
+        assert seconds_of(lambda: replies.append(asyncio.run(job))) < 1.5
+    assert replies == [HELLO]
+
+
+def test_a_load_pays_for_a_dead_first_address_only_once(peers, monkeypatch, capsys):
+    port = peers.start(echo, host="127.0.0.1")
+    resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
+    with dead_address("127.0.0.2", port):
+        assert async_client.main(["--port", str(port), "-n", "30", "-c", "1", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["succeeded"] == 30
+    assert summary["seconds"] < 2
+
+
+@pytest.mark.parametrize(("dead", "alive"), TWO_ADDRESSES)
+def test_an_address_that_refuses_costs_nothing(peers, monkeypatch, dead, alive):
+    port = peers.start(echo, host=alive)
+    resolve_to(monkeypatch, dead, alive)
+    assert seconds_of(lambda: asyncio.run(exchange("localhost", port, HELLO))) < 0.2
+
+
+def in_namespace(job, *setup):
+    """Do `job` in a thread with a network of its own, set up by `ip` commands; what it sends cannot leave."""
+
+    def enter():
+        if sys.platform != "linux" or ctypes.CDLL(None).unshare(CLONE_NEWNET):
+            pytest.skip("only root on Linux can make a network namespace")
+        for command in ("link set lo up", *setup):
+            subprocess.run(["ip", *command.split()], check=True)
+        return job()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(enter).result()
+
+
+def wait_for_route(host):
+    """A new IPv6 address delivers nothing at first: send to it until it does."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        probe.settimeout(0.02)
+        probe.bind(socket.getaddrinfo(host, 0)[0][4])
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                probe.sendto(b"there?", probe.getsockname())
+                return probe.recv(99)
+    raise AssertionError(f"no route to {host}")
+
+
+@needs_ipv6
+def test_a_link_local_address_serves_every_connection(peers, capsys):
+    def job():
+        wait_for_route("fe80::7%here")
+        address = socket.getaddrinfo("fe80::7%here", 0)[0][4]
+        with socket.create_server(address, family=socket.AF_INET6) as listener:
+            peers.listeners.append(listener)
+            peers.spawn(peers.accept, listener, echo, None)
+            port = listener.getsockname()[1]
+            arguments = ["--host", "fe80::7%here", "--port", str(port), "-n", "4", "-c", "1", "--json"]
+            status = async_client.main(arguments)
+            peers.stop_listening()
+            return status
+
+    cable = ("link add here type veth peer name there", "link set here up", "link set there up")
+    status = in_namespace(job, *cable, "-6 addr add fe80::7/64 dev here nodad")
+    assert json.loads(capsys.readouterr().out)["failures"] == {}
+    assert status == 0
+
+
+def test_no_route_is_one_line(capsys):
+    status = in_namespace(lambda: async_client.main(["--host", "203.0.113.1", "--port", "9"]))
+    _, err = capsys.readouterr()
+    assert status == 1
+    assert re.fullmatch(r"async_client\.py: error: .*unreachable.*\n", err)
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory):
+    """A certificate for localhost, with its key, in one file."""
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl to make a certificate with")
+    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", "-", "-out", "-"]
+    path.write_bytes(subprocess.run([*make.split(), *names], check=True, capture_output=True).stdout)
+    return path
+
+
+@pytest.fixture
+def tls(pem):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context
+
+
+@pytest.fixture
+def trusting(pem):
+    return ssl.create_default_context(cafile=pem)
+
+
+@pytest.mark.parametrize("handler", [Echo, Greeter])
+@pytest.mark.parametrize("how", ["--ca", "--insecure"])
+def test_tls_to_a_trusted_server(run, serving, tls, pem, handler, how):
+    port = serving(TCPServer(("localhost", 0), handler, ssl_context=tls)).address[1]
+    trust = ("--ca", pem) if how == "--ca" else ("--insecure",)
+    lines = "Sending: Hello, World!\nReceived: Hello, World!\nClosing the connection\n"
+    assert run("async_client.py", "--port", port, "--tls", *trust) == (0, lines, "")
+
+
+def test_a_load_over_tls(call, serving, tls, pem):
+    port = serving(TCPServer(("localhost", 0), Echo, ssl_context=tls)).address[1]
+    flags = ("--tls", "--ca", pem, "-n", 20, "-c", 10, "-r", 5, "--json")
+    summary = numbers(call("--port", port, *flags))
+    assert summary["succeeded"] == 20
+    assert sum(step["messages"] for step in summary["histogram"]) == 100
+
+
+def test_a_large_message_over_tls_is_echoed_whole(serving, tls, trusting):
+    port = serving(TCPServer(("localhost", 0), Echo, ssl_context=tls)).address[1]
+    message = os.urandom(3_000_000)
+    assert asyncio.run(exchange("localhost", port, message, ssl_context=trusting)) == message
+
+
+@pytest.mark.parametrize(("host", "trusted"), [("localhost", False), ("127.0.0.1", True)])
+def test_a_bad_certificate_is_one_line_and_status_1(run, serving, tls, pem, host, trusted):
+    port = serving(TCPServer(("localhost", 0), Echo, ssl_context=tls)).address[1]
+    result = run("async_client.py", "--host", host, "--port", port, "--tls", *(("--ca", pem) if trusted else ()))
+    assert "certificate" in one_error(result)
+
+
+def test_a_bad_certificate_is_a_cause_of_failures(call, serving, tls):
+    port = serving(TCPServer(("localhost", 0), Echo, ssl_context=tls)).address[1]
+    summary = numbers(call("--port", port, "--tls", "-n", 3, "--json"), status=1)
+    ((cause, count),) = summary["failures"].items()
+    assert "certificate" in cause
+    assert count == 3
+
+
+@pytest.mark.parametrize("content", [None, "no certificate", ""])
+def test_a_ca_file_that_is_none_is_one_line_and_status_1(call, tmp_path, content):
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    assert "ca.pem" in one_error(call("--tls", "--ca", path))
+
+
+def test_tls_to_a_plain_server_is_one_line_and_status_1(run, serving):
+    port = serving(TCPServer(("localhost", 0), Greeter)).address[1]
+    assert "TLS" in one_error(run("async_client.py", "--port", port, "--tls"))
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+@pytest.mark.parametrize("more", [(), ("-n", 2, "--json")], ids=["bare", "load"])
+def test_a_handshake_that_the_server_breaks_off_has_a_cause(run, peers, end, more):
+    def handle(sock, turn):
+        sock.recv(65_536)
+        if end == "reset":
+            reset(sock)
+
+    result = run("async_client.py", "--port", peers.start(handle), "--tls", *more)
+    if more:
+        assert all(numbers(result, status=1)["failures"])
+    else:
+        one_error(result)
+
+
+def test_a_handshake_that_stalls_ends_in_time(run, peers):
+    port = peers.start(peers.stall)
+    assert "in time" in one_error(run("async_client.py", "--port", port, "--tls", "--timeout", 0.3))
+
+
+def test_a_tls_peer_that_never_says_goodbye_neither_hangs_nor_loses_the_reply(peers, tls, trusting):
+    def handle(sock, turn):
+        sock.sendall(sock.recv(99))
+        peers.stall(sock, turn)
+
+    port = peers.start(handle, context=tls)
+    replies = []
+    job = exchange("localhost", port, HELLO, timeout_s=0.5, ssl_context=trusting)
+    assert seconds_of(lambda: replies.append(asyncio.run(job))) < 4
+    assert replies == [HELLO]
+
+
+def test_a_load_to_a_tls_peer_that_never_says_goodbye(call, peers, tls, pem):
+    def handle(sock, turn):
+        sock.sendall(sock.recv(99))
+        peers.stall(sock, turn)
+
+    port = peers.start(handle, context=tls)
+    flags = ("--tls", "--ca", pem, "-n", 3, "--timeout", 0.5, "--json")
+    assert numbers(call("--port", port, *flags))["succeeded"] == 3
+
+
+def test_a_tls_server_that_hangs_up_after_its_reply_has_replied(peers, tls, trusting):
+    def handle(sock, turn):
+        sock.recv(99)
+        sock.sendall(b"Good day")
+        sock.unwrap()
+
+    port = peers.start(handle, context=tls)
+    assert asyncio.run(exchange("localhost", port, HELLO, ssl_context=trusting)) == b"Good day"
+
+
+@pytest.mark.parametrize(("name", "length"), [(TEN_LINES, 100), ("async_client.py", 5_000)])
+def test_the_ten_line_client_reads_100_bytes_and_takes_them_for_the_reply(run, peers, name, length):
+    def handle(sock, turn):
+        sock.recv(len(HELLO), socket.MSG_WAITALL)
+        sock.sendall(b"x" * 5_000)
+
+    port = peers.start(handle)
+    out = run(name, port)[1] if name == TEN_LINES else run(name, "--port", port)[1]
+    assert f"Received: {'x' * length}\n" in out
+
+
+@pytest.mark.parametrize(("name", "ends"), [(TEN_LINES, False), ("async_client.py", True)])
+def test_the_ten_line_client_never_says_that_it_has_finished_sending(run, peers, name, ends):
+    ended = []
+
+    def handle(sock, turn):
+        message = sock.recv(len(HELLO), socket.MSG_WAITALL)
+        sock.settimeout(None if ends else 0.3)
+        try:
+            ended.append(sock.recv(1) == b"")
+        except TimeoutError:
+            ended.append(False)
+        sock.sendall(message)
+
+    port = peers.start(handle)
+    status, out, _ = run(name, port) if name == TEN_LINES else run(name, "--port", port)
+    assert status == 0
+    assert "Received: Hello, World!\n" in out
+    assert ended == [ends]
+
+
+def test_the_ten_line_client_has_no_deadline(script, peers):
+    client = script(TEN_LINES, peers.start(peers.stall))
+    with pytest.raises(subprocess.TimeoutExpired):
+        client.wait(timeout=0.5)
+    one_error(script("async_client.py", "--port", peers.start(peers.stall), "--timeout", 0.2).finish())
+
+
+def test_the_ten_line_client_loses_every_result_when_one_fails(run, peers):
+    ended = threading.Event()
+
+    def handle(sock, turn):
+        assert ended.wait(PATIENCE_S)
+        echo(sock)
+
+    port, dead = peers.start(handle), free_port()
+    status, out, err = run(TEN_LINES, port, dead, port)
+    ended.set()
+    assert status == 1
+    assert "Traceback" in err
+    assert "Received" not in out
+
+
+def test_the_ten_line_client_fails_for_want_of_descriptors(peers):
+    port = peers.start(echo)
+    status, _, err = under_limit("-n 40", TEN_LINES, *[port] * 100)
+    assert status == 1
+    assert "Too many open files" in err
+    status, out, _ = under_limit("-n 40", "async_client.py", "--port", port, "-n", 100, "-c", 100, "--json")
+    assert (status, json.loads(out)["succeeded"]) == (0, 100)

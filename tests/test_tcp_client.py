@@ -1,0 +1,917 @@
+"""tcp_client.py as a process and as a module, against servers that say what each test wants."""
+
+import contextlib
+import functools
+import hashlib
+import os
+import select
+import shutil
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import threading
+
+import pytest
+
+import tcp_client
+from tcp_client import ReceiveError, receive, stream
+from tcp_server import Echo, Greeter, TCPServer
+
+resource = pytest.importorskip("resource", reason="limits and signals are POSIX's")
+
+WAIT_S = 10.0  # for what must happen; no test waits so long unless it fails
+MIB = 1_048_576
+TEN_LINES = "tests/ten_lines/tcp_client.py"
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """(certificate, key): two PEM files for localhost."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs the openssl command")
+    folder = tmp_path_factory.mktemp("tls")
+    files = str(folder / "cert.pem"), str(folder / "key.pem")
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", files[1], "-out", files[0]]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run(["openssl", "req", "-x509", "-days", "2", *key, *names], check=True, capture_output=True)
+    return files
+
+
+@pytest.fixture
+def tls(certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+@pytest.fixture
+def trust(certificate):
+    return ssl.create_default_context(cafile=certificate[0])
+
+
+@pytest.fixture
+def playing():
+    """playing(part) is the port of a server that plays part(connection) for its first client, then closes."""
+    with contextlib.ExitStack() as cleanup:
+
+        def start(part):
+            listener = cleanup.enter_context(socket.create_server(("127.0.0.1", 0)))
+            listener.settimeout(WAIT_S)
+            thread = threading.Thread(target=play, args=(listener, part))
+            thread.start()
+            cleanup.callback(thread.join, WAIT_S)
+            cleanup.callback(listener.shutdown, socket.SHUT_RDWR)
+            return listener.getsockname()[1]
+
+        yield start
+
+
+def play(listener, part):
+    try:
+        connection, _ = listener.accept()
+    except OSError:
+        return  # the test ended without a client
+    with connection:
+        connection.settimeout(WAIT_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        part(connection)
+
+
+def saying(*pieces):
+    """A part: send each piece in a segment of its own, and wait for the client to close."""
+
+    def part(connection):
+        for piece in pieces:
+            connection.sendall(piece)
+        connection.shutdown(socket.SHUT_WR)
+        listen(connection)
+
+    return part
+
+
+def listen(connection):
+    """All that the client says until it is gone."""
+    said = bytearray()
+    with contextlib.suppress(ConnectionError):
+        while data := connection.recv(65_536):
+            said += data
+    return bytes(said)
+
+
+def reset(connection):
+    """Close with a reset instead of an orderly end."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def read_exactly(pipe, length):
+    data = b""
+    while len(data) < length:
+        piece = os.read(pipe.fileno(), length - len(data))
+        assert piece, f"the output ended after {len(data)} of {length} bytes"
+        data += piece
+    return data
+
+
+@pytest.fixture
+def call(capsys):
+    """call(*ARGUMENTS) runs main() in this process; returns what the fixture run does."""
+
+    def call(*arguments):
+        return tcp_client.main([str(each) for each in arguments]), *capsys.readouterr()
+
+    return call
+
+
+def end_input(client):
+    """Close the client's standard input; communicate() would close it once more."""
+    with contextlib.suppress(BrokenPipeError):
+        client.stdin.close()
+    client.stdin = None
+
+
+@pytest.fixture
+def echo(serving):
+    return serving(TCPServer(("127.0.0.1", 0), Echo)).address[1]
+
+
+@pytest.fixture
+def tls_echo(serving, tls):
+    return serving(TCPServer(("127.0.0.1", 0), Echo, ssl_context=tls)).address[1]
+
+
+@pytest.fixture
+def noise(tmp_path):
+    """A file of 8 MiB, more than the buffers between two processes hold."""
+    path = tmp_path / "noise"
+    path.write_bytes(os.urandom(8 * MIB))
+    return path
+
+
+# Text
+
+
+def test_bare_it_asks_localhost_12345():
+    args = tcp_client.parse_args([])
+    assert (args.host, args.port, args.timeout, args.wait) == ("localhost", 12345, 10, 0)
+
+
+def test_it_prints_what_the_server_says(run, playing):
+    port = playing(saying(b"Hello, World!"))
+    assert run("tcp_client.py", "--port", port) == (0, "Received: Hello, World!\n", "")
+
+
+def test_it_understands_tcp_server(script, run):
+    server = script("tcp_server.py", "--port", 0, "--once", "-q")
+    _, port = server.wait_until_listening()
+    assert run("tcp_client.py", "--port", port) == (0, "Received: Hello, World!\n", "")
+    assert server.finish() == (0, "", "")
+
+
+def test_an_empty_answer_is_printed_as_such(run, playing):
+    code, out, err = run("tcp_client.py", "--port", playing(saying()))
+    assert (code, out.strip(), err) == (0, "Received:", "")
+
+
+def one_by_one(data):
+    """A part: each byte in a segment of its own, sent only when the one before has arrived."""
+
+    def part(connection):
+        for number in data:
+            connection.sendall(bytes([number]))
+            while struct.unpack("I", connection_info(connection))[0]:
+                select.select([], [], [], 0.001)
+        connection.shutdown(socket.SHUT_WR)
+        listen(connection)
+
+    return part
+
+
+def connection_info(connection):
+    """TIOCOUTQ: how many bytes the other side has not acknowledged."""
+    import fcntl
+    import termios
+
+    return fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0\0\0\0")
+
+
+def test_utf_8_split_byte_by_byte_is_decoded_whole(run, playing):
+    text = "Grüße, 世界, 🌍"
+    port = playing(one_by_one(text.encode()))
+    assert run("tcp_client.py", "--port", port) == (0, f"Received: {text}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (b"caf\xe9", r"caf\xe9"),
+        (b"cut \xf0\x9f\x8c", r"cut \xf0\x9f\x8c"),
+        (b"\xed\xa0\x80 surrogate", r"\xed\xa0\x80 surrogate"),
+        (b"\x1b[31mred\x1b]0;title\x07", r"\x1b[31mred\x1b]0;title\x07"),
+        (b"one\r\ntwo\ttab\0nul\x7fdel", r"one\r\ntwo\ttab\x00nul\x7fdel"),
+        ("c1 \x9b31m, \u2028line, \u202ebidi".encode(), r"c1 \x9b31m, \u2028line, \u202ebidi"),
+        (b"Received: forged\nReceived: line", r"Received: forged\nReceived: line"),
+    ],
+)
+def test_what_is_no_text_is_shown_escaped(call, playing, said, shown):
+    assert call("--port", playing(saying(said))) == (0, f"Received: {shown}\n", "")
+
+
+def test_a_terminal_that_cannot_show_a_character_gets_no_traceback(run, playing):
+    port = playing(saying("Grüße, 世界".encode()))
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    code, out, err = run("tcp_client.py", "--port", port, env=environment)
+    assert (code, err) == (0, "")
+    assert out.startswith("Received: Gr")
+
+
+# How much
+
+
+def test_an_answer_of_just_max_bytes_is_fine(call, playing):
+    port = playing(saying(b"12345", b"67890"))
+    assert call("--port", port, "--max-bytes", 10) == (0, "Received: 1234567890\n", "")
+
+
+@pytest.mark.parametrize("pieces", [[b"1234567890!"], [b"12345", b"67890", b"!"]])
+def test_over_max_bytes_it_stops_says_so_and_exits_1(call, playing, pieces):
+    code, out, err = call("--port", playing(saying(*pieces)), "--max-bytes", 10)
+    assert (code, out) == (1, "Received: 1234567890\n")
+    assert err.startswith("tcp_client.py: error: ")
+    assert "longer than 10 bytes (--max-bytes)" in err
+    assert err.count("\n") == 1
+
+
+def test_a_server_that_never_stops_is_left_after_one_mebibyte(run, playing):
+    def talk_on(connection):
+        with contextlib.suppress(ConnectionError):
+            while True:
+                connection.sendall(b"x" * 65_536)
+
+    code, out, err = run("tcp_client.py", "--port", playing(talk_on))
+    assert (code, len(out)) == (1, len("Received: \n") + MIB)
+    assert "longer than 1,048,576 bytes (--max-bytes)" in err
+
+
+def test_max_bytes_holds_for_raw_too(run, playing):
+    code, out, err = run("tcp_client.py", "--port", playing(saying(b"1234567890!")), "--raw", "--max-bytes", 10)
+    assert (code, out) == (1, "1234567890")
+    assert "longer than 10 bytes" in err
+
+
+# Raw
+
+
+def raw_client(script, port, *arguments, **options):
+    """A --raw client, its output to be read as bytes."""
+    return script("tcp_client.py", "--port", port, "--raw", *arguments, **options)
+
+
+def test_raw_passes_every_byte_on_unchanged(script, playing):
+    data = bytes(range(256)) * 10_000
+    client = raw_client(script, playing(saying(data)))
+    assert client.stdout.buffer.read() == data
+    assert client.finish()[::2] == (0, "")
+
+
+def test_raw_has_no_limit_of_its_own(script, playing):
+    data = os.urandom(3 * MIB)
+    client = raw_client(script, playing(saying(data)))
+    assert hashlib.sha256(client.stdout.buffer.read()).digest() == hashlib.sha256(data).digest()
+    assert client.finish()[::2] == (0, "")
+
+
+def test_raw_writes_the_first_bytes_before_the_server_closes(script, playing):
+    seen = threading.Event()
+
+    def part(connection):
+        connection.sendall(b"first")
+        assert seen.wait(WAIT_S)
+        connection.sendall(b"second")
+
+    client = raw_client(script, playing(part))
+    assert read_exactly(client.stdout, 5) == b"first"
+    seen.set()
+    assert client.stdout.buffer.read() == b"second"
+    assert client.finish()[::2] == (0, "")
+
+
+# Sending
+
+
+@pytest.mark.parametrize("text", ["hello", "", "Grüße\n", "-n", "\udcff\udcfe"])
+def test_send_sends_the_text_and_half_closes(run, playing, text):
+    heard = []
+
+    def part(connection):
+        heard.append(listen(connection))
+        connection.sendall(b"heard")
+
+    assert run("tcp_client.py", "--port", playing(part), f"--send={text}") == (0, "Received: heard\n", "")
+    assert heard == [os.fsencode(text)]
+
+
+def test_send_minus_sends_standard_input_as_it_comes(script, echo):
+    client = raw_client(script, echo, "--send", "-", stdin=subprocess.PIPE)
+    for line in "one\n", "two\n":
+        client.stdin.write(line)
+        client.stdin.flush()
+        assert read_exactly(client.stdout, 4) == line.encode()
+    end_input(client)
+    assert client.stdout.buffer.read() == b""
+    assert client.finish()[::2] == (0, "")
+
+
+def test_eight_mebibytes_through_an_echo_server_do_not_deadlock(script, echo, noise):
+    with noise.open() as source:
+        client = raw_client(script, echo, "--send", "-", stdin=source)
+    assert client.stdout.buffer.read() == noise.read_bytes()
+    assert client.finish()[::2] == (0, "")
+
+
+def test_eight_mebibytes_through_a_tls_echo_server_do_not_deadlock(script, tls_echo, noise, certificate):
+    with noise.open() as source:
+        client = raw_client(script, tls_echo, "--tls", "--ca", certificate[0], "--send", "-", stdin=source)
+    assert client.stdout.buffer.read() == noise.read_bytes()
+    assert client.finish()[::2] == (0, "")
+
+
+def test_a_large_echo_is_cut_at_max_bytes_as_text(run, echo, noise):
+    with noise.open() as source:
+        code, out, err = run("tcp_client.py", "--port", echo, "--send", "-", "--max-bytes", 200_000, stdin=source)
+    assert (code, err.count("\n")) == (1, 1)
+    assert out.startswith("Received: ")
+
+
+def test_waiting_for_standard_input_is_not_silence_of_the_server(script, echo):
+    client = raw_client(script, echo, "--send", "-", "--timeout", 0.2, stdin=subprocess.PIPE)
+    with pytest.raises(subprocess.TimeoutExpired):
+        client.wait(0.8)
+    client.stdin.write("late")
+    end_input(client)
+    assert client.stdout.buffer.read() == b"late"
+    assert client.finish()[::2] == (0, "")
+
+
+def test_the_silence_counts_from_the_last_byte_sent(script, playing):
+    """The server takes half of the timeout to answer, whenever the end of standard input comes."""
+
+    def part(connection):
+        assert connection.recv(100) == b"a"
+        assert connection.recv(100) == b"b"
+        assert connection.recv(100) == b""
+        assert select.select([connection], [], [], 0)[0]
+        threading.Event().wait(0.5)
+        connection.sendall(b"answer")
+
+    client = raw_client(script, playing(part), "--send", "-", "--timeout", 1, stdin=subprocess.PIPE)
+    for letter in "ab":
+        client.stdin.write(letter)
+        client.stdin.flush()
+        with pytest.raises(subprocess.TimeoutExpired):
+            client.wait(0.4)
+    end_input(client)
+    assert client.stdout.buffer.read() == b"answer"
+    assert client.finish()[::2] == (0, "")
+
+
+def test_the_server_may_close_before_standard_input_ends(script, playing):
+    def part(connection):
+        connection.sendall(b"bye")
+
+    client = raw_client(script, playing(part), "--send", "-", stdin=subprocess.PIPE)
+    assert client.stdout.buffer.read() == b"bye"
+    assert client.wait(WAIT_S) == 0
+    assert client.stderr.read() == ""
+
+
+# Silence, refusal and other ends
+
+
+def assert_fails(result, cause, out=""):
+    """Exit status 1, and one line that names the cause."""
+    assert result[:2] == (1, out)
+    assert result[2].startswith("tcp_client.py: error: ")
+    assert cause in result[2]
+    assert result[2].count("\n") == 1
+
+
+def test_a_silent_server_costs_the_timeout(run, playing):
+    assert_fails(run("tcp_client.py", "--port", playing(listen), "--raw", "--timeout", 0.2), "no answer in time")
+
+
+def test_what_came_before_the_silence_is_printed(run, playing):
+    def part(connection):
+        connection.sendall(b"wait, ")
+        listen(connection)
+
+    assert_fails(
+        run("tcp_client.py", "--port", playing(part), "--timeout", 0.2), "no answer in time", "Received: wait, \n"
+    )
+
+
+def test_the_timeout_is_for_each_silence_not_for_the_whole(call, playing):
+    def part(connection):
+        for _ in range(8):
+            connection.sendall(b".")
+            select.select([connection], [], [], 0.1)
+        connection.shutdown(socket.SHUT_WR)
+        listen(connection)
+
+    assert call("--port", playing(part), "--timeout", 0.5) == (0, "Received: ........\n", "")
+
+
+@pytest.fixture
+def full_listener():
+    """The port of a server that is too busy to take another connection, with one waiting for it."""
+    with socket.socket() as listener, contextlib.ExitStack() as cleanup:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        taken = True
+        while taken:
+            filler = cleanup.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+            taken = select.select([], [filler], [], 0.2)[1]
+        yield listener.getsockname()[1]
+
+
+def test_a_server_that_does_not_take_the_connection_costs_the_timeout(run, full_listener):
+    result = run("tcp_client.py", "--host", "127.0.0.1", "--port", full_listener, "--timeout", 0.2)
+    assert_fails(result, "no answer in time")
+
+
+def test_a_refused_connection_is_one_line(call):
+    port = free_port()
+    result = call("--port", port)
+    assert_fails(result, f"localhost port {port}: connection refused")
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a..b", "x" * 64, "no such host"])
+def test_an_unknown_host_is_one_line(call, host):
+    assert_fails(call("--host", host), host)
+
+
+def test_wait_tries_until_the_server_is_there(script):
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        client = script("tcp_client.py", "--port", port, "--wait", 10)
+        with pytest.raises(subprocess.TimeoutExpired):
+            client.wait(0.4)
+        reserved.listen()
+        with reserved.accept()[0] as connection:
+            connection.sendall(b"here I am")
+        assert client.finish() == (0, "Received: here I am\n", "")
+
+
+def test_wait_has_an_end(call):
+    assert_fails(call("--port", free_port(), "--wait", 0.3), "connection refused")
+
+
+def test_what_came_before_a_reset_is_printed(script, playing):
+    seen = threading.Event()
+
+    def part(connection):
+        connection.sendall(b"half of the ans")
+        assert seen.wait(WAIT_S)
+        reset(connection)
+
+    client = raw_client(script, playing(part))
+    assert read_exactly(client.stdout, 15) == b"half of the ans"
+    seen.set()
+    assert_fails(client.finish(), "reset")
+
+
+def acknowledged(connection):
+    """Wait until the client's system has all that was sent."""
+    while struct.unpack("I", connection_info(connection))[0]:
+        select.select([], [], [], 0.001)
+
+
+def test_what_came_before_a_reset_is_printed_as_text(run, playing):
+    def part(connection):
+        assert connection.recv(2) == b"go"
+        connection.sendall(b"half of the ans")
+        acknowledged(connection)
+        reset(connection)
+
+    assert_fails(run("tcp_client.py", "--port", playing(part), "--send", "go"), "reset", "Received: half of the ans\n")
+
+
+def test_a_reset_while_sending_is_an_error(playing):
+    """The sending thread meets the reset, and clears it: the reading one must not take that for the end."""
+    reading = threading.Event()
+
+    def part(connection):
+        connection.sendall(b"half")
+        assert reading.wait(WAIT_S)
+        assert connection.recv(65_536)
+        reset(connection)
+
+    pieces = stream("localhost", playing(part), send=iter(lambda: b"x" * 65_536, None))
+    assert next(pieces) == b"half"
+    (sender,) = (thread for thread in threading.enumerate() if isinstance(thread, tcp_client.Sender))
+    reading.set()
+    sender.join(WAIT_S)
+    with pytest.raises(ConnectionResetError):
+        list(pieces)
+
+
+# TLS
+
+
+def test_tls_with_a_trusted_certificate(call, serving, tls, certificate):
+    port = serving(TCPServer(("127.0.0.1", 0), Greeter, ssl_context=tls)).address[1]
+    code, out, err = call("--port", port, "--tls", "--ca", certificate[0], "--timeout", 2)
+    assert (code, out, err) == (0, "Received: Hello, World!\n", "")
+
+
+@pytest.mark.parametrize("text", ["hello", ""])
+def test_send_over_tls_half_closes(run, tls_echo, certificate, text):
+    result = run("tcp_client.py", "--port", tls_echo, "--tls", "--ca", certificate[0], "--send", text, "--raw")
+    assert result == (0, text, "")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tls_1_2_and_1_3(serving, tls, trust, version):
+    tls.minimum_version = tls.maximum_version = version
+    port = serving(TCPServer(("127.0.0.1", 0), Echo, ssl_context=tls)).address[1]
+    data = os.urandom(MIB)
+    assert receive("localhost", port, send=data, ssl_context=trust) == data
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_tls_server_that_speaks_first_needs_the_end_of_the_handshake(playing, tls, trust, version):
+    """The client's last flight must leave even if the client then says nothing."""
+    tls.minimum_version = tls.maximum_version = version
+
+    def part(connection):
+        with contextlib.suppress(OSError), tls.wrap_socket(connection, server_side=True) as server:
+            server.sendall(b"Hello")
+            server.unwrap()
+
+    assert receive("localhost", playing(part), ssl_context=trust, timeout_s=2) == b"Hello"
+
+
+def test_an_untrusted_certificate_is_one_line(call, tls_echo):
+    assert_fails(call("--port", tls_echo, "--tls"), "certificate is not trusted: self-signed certificate")
+
+
+def test_a_certificate_for_another_name_is_one_line(call, tls_echo, certificate):
+    result = call("--host", "127.0.0.2", "--port", tls_echo, "--tls", "--ca", certificate[0])
+    assert_fails(result, "refused")
+
+
+def test_a_certificate_without_the_name_is_one_line(call, serving, tls, certificate):
+    port = serving(TCPServer(("127.0.0.2", 0), Echo, ssl_context=tls)).address[1]
+    result = call("--host", "127.0.0.2", "--port", port, "--tls", "--ca", certificate[0])
+    assert_fails(result, "certificate is not trusted: IP address mismatch")
+
+
+def test_insecure_takes_any_certificate(call, serving, tls):
+    port = serving(TCPServer(("127.0.0.1", 0), Greeter, ssl_context=tls)).address[1]
+    assert call("--port", port, "--tls", "--insecure", "--timeout", 2) == (
+        0,
+        "Received: Hello, World!\n",
+        "",
+    )
+
+
+def test_a_server_without_tls_is_one_line(call, playing):
+    assert_fails(call("--port", playing(saying(b"Hello, World!")), "--tls"), "TLS failed")
+
+
+def test_a_server_silent_in_the_handshake_costs_the_timeout(call, playing):
+    assert_fails(call("--port", playing(listen), "--tls", "--timeout", 0.2), "no answer in time")
+
+
+def test_a_tls_answer_cut_off_is_printed_and_an_error(run, playing, tls, certificate):
+    """Without a close_notify the answer may have been truncated by anybody (RFC 8446 section 6.1)."""
+
+    def part(connection):
+        with contextlib.suppress(OSError), tls.wrap_socket(connection, server_side=True) as server:
+            server.sendall(b"half of the ans")
+            socket.socket.shutdown(server, socket.SHUT_WR)
+            listen(server)
+
+    result = run("tcp_client.py", "--port", playing(part), "--tls", "--ca", certificate[0], "--timeout", 2)
+    assert_fails(result, "TLS failed", "Received: half of the ans\n")
+
+
+@pytest.mark.parametrize("path", ["/nonexistent", "/dev/null"])
+def test_a_ca_file_that_is_none_is_one_line(call, path):
+    assert_fails(call("--tls", "--ca", path), f"cannot use --ca {path}")
+
+
+# Output that ends
+
+
+def test_a_closed_pipe_ends_it_quietly(script, playing):
+    def talk_on(connection):
+        with contextlib.suppress(ConnectionError):
+            while True:
+                connection.sendall(b"x" * 65_536)
+
+    client = raw_client(script, playing(talk_on))
+    assert client.stdout.read(5) == "xxxxx"
+    client.stdout.close()
+    assert client.stderr.read() == ""
+    assert client.wait(WAIT_S) == 0
+
+
+def test_a_closed_pipe_ends_text_quietly(script, playing):
+    gone = threading.Event()
+
+    def part(connection):
+        assert gone.wait(WAIT_S)
+        connection.sendall(b"Hello")
+
+    client = script("tcp_client.py", "--port", playing(part))
+    client.stdout.close()
+    gone.set()
+    assert client.stderr.read() == ""
+    assert client.wait(WAIT_S) == 0
+
+
+@pytest.mark.parametrize("mode", [[], ["--raw"]])
+def test_a_full_disk_is_one_line(run, playing, mode):
+    with open("/dev/full", "w") as full:
+        code, _, err = run("tcp_client.py", "--port", playing(saying(b"Hello")), *mode, stdout=full)
+    assert code == 1
+    assert err == "tcp_client.py: error: cannot write the output: No space left on device\n"
+
+
+def test_a_disk_that_takes_a_part_of_the_last_bytes_is_an_error(run, playing, tmp_path):
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (5, 5))
+    with open(tmp_path / "small", "w") as small:
+        port = playing(saying(b"Hello, World!"))
+        code, _, err = run("tcp_client.py", "--port", port, "--raw", stdout=small, preexec_fn=limit)
+    assert (tmp_path / "small").read_bytes() == b"Hello"
+    assert code == 1
+    assert "cannot write the output" in err
+
+
+def interrupt(client):
+    """Ctrl+C, and once more if the first came just before a system call, which it then did not interrupt."""
+    client.send_signal(signal.SIGINT)
+    try:
+        return client.wait(2)
+    except subprocess.TimeoutExpired:
+        client.send_signal(signal.SIGINT)
+        return client.wait(WAIT_S)
+
+
+@pytest.mark.parametrize("mode", [["--send", "x"], ["--raw", "--send", "x"], ["--send", "-"]])
+def test_ctrl_c_is_130(script, playing, mode):
+    reading, gone = threading.Event(), threading.Event()
+
+    def part(connection):
+        assert connection.recv(1) == b"x"
+        reading.set()
+        assert gone.wait(WAIT_S)
+
+    client = script("tcp_client.py", "--port", playing(part), *mode, stdin=subprocess.PIPE)
+    client.stdin.write("x")
+    client.stdin.flush()
+    assert reading.wait(WAIT_S)
+    assert interrupt(client) == 130
+    assert client.stderr.read() == ""
+    gone.set()
+    end_input(client)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="reads /proc")
+def test_ctrl_c_while_connecting_is_130(script, full_listener):
+    client = script("tcp_client.py", "--host", "127.0.0.1", "--port", full_listener, "--timeout", 20)
+    while connecting(full_listener) < 2:
+        select.select([], [], [], 0.01)
+    assert interrupt(client) == 130
+    assert client.stderr.read() == ""
+
+
+def connecting(port):
+    """How many connections to that port wait for an answer."""
+    with open("/proc/net/tcp") as lines:
+        fields = [line.split() for line in lines]
+    return sum(remote.endswith(f":{port:04X}") and state == "02" for _, _, remote, state, *_ in fields[1:])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--port", "0"),
+        ("--port", "65536"),
+        ("--port", "http"),
+        ("--timeout", "0"),
+        ("--timeout", "nan"),
+        ("--wait", "-1"),
+        ("--max-bytes", "0"),
+        ("--ca", "file"),
+        ("--insecure",),
+        ("--no-such-flag",),
+        ("argument",),
+    ],
+)
+def test_wrong_flags_exit_2(capsys, arguments):
+    with pytest.raises(SystemExit) as stop:
+        tcp_client.main(list(arguments))
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1].startswith("tcp_client.py: error: ")
+
+
+def test_help_is_the_docstring(run):
+    code, out, err = run("tcp_client.py", "--help")
+    assert (code, err) == (0, "")
+    assert "what the ten-line version gets wrong:" in out
+
+
+# The client as a module
+
+
+def test_receive_returns_all_that_came(playing):
+    assert receive("localhost", playing(saying(b"Hello, ", b"World!"))) == b"Hello, World!"
+
+
+def test_receive_sends_too(echo):
+    data = os.urandom(8 * MIB)
+    assert receive("localhost", echo, send=data, max_bytes=len(data)) == data
+    assert receive("localhost", echo, send=[b"in ", b"", b"pieces"]) == b"in pieces"
+    assert receive("localhost", echo, send=b"") == b""
+
+
+def test_receive_error_has_what_came_and_why(playing):
+    def part(connection):
+        connection.sendall(b"half")
+        acknowledged(connection)
+        reset(connection)
+
+    with pytest.raises(ReceiveError) as failure:
+        receive("localhost", playing(part))
+    assert failure.value.received == b"half"
+    assert isinstance(failure.value.__cause__, ConnectionResetError)
+
+
+def test_receive_error_over_max_bytes_has_so_many(playing):
+    with pytest.raises(ReceiveError, match="longer than 5 bytes") as failure:
+        receive("localhost", playing(saying(b"123", b"456")), max_bytes=5)
+    assert failure.value.received == b"12345"
+
+
+def test_receive_error_of_a_refused_connection_is_empty():
+    with pytest.raises(ReceiveError, match="refused") as failure:
+        receive("localhost", free_port())
+    assert failure.value.received == b""
+    assert isinstance(failure.value.__cause__, ConnectionRefusedError)
+
+
+def test_receive_error_after_a_silence(playing):
+    def part(connection):
+        connection.sendall(b"and then ...")
+        listen(connection)
+
+    with pytest.raises(ReceiveError) as failure:
+        receive("localhost", playing(part), timeout_s=0.2)
+    assert failure.value.received == b"and then ..."
+    assert isinstance(failure.value.__cause__, TimeoutError)
+
+
+def test_a_slow_reader_is_no_silent_one(playing):
+    """Something moves all the time; only the whole takes longer than the timeout."""
+
+    def slow_echo(connection):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        while data := connection.recv(65_536):
+            connection.sendall(data)
+            threading.Event().wait(0.01)
+
+    data = os.urandom(8 * MIB)
+    assert receive("localhost", playing(slow_echo), send=data, timeout_s=0.6, max_bytes=len(data)) == data
+
+
+def test_stream_yields_before_the_server_closes(playing):
+    seen = threading.Event()
+
+    def part(connection):
+        connection.sendall(b"first")
+        assert seen.wait(WAIT_S)
+        connection.sendall(b"second")
+
+    pieces = stream("localhost", playing(part))
+    assert next(pieces) == b"first"
+    seen.set()
+    assert b"".join(pieces) == b"second"
+
+
+def test_a_stream_left_early_closes_the_connection(playing):
+    gone = threading.Event()
+
+    def part(connection):
+        connection.sendall(b"first")
+        listen(connection)
+        gone.set()
+
+    pieces = stream("localhost", playing(part))
+    assert next(pieces) == b"first"
+    pieces.close()
+    assert gone.wait(WAIT_S)
+
+
+def resolve_to(monkeypatch, *found):
+    def getaddrinfo(host, port, *args, **kwargs):
+        return [(family, socket.SOCK_STREAM, 0, "", (address, port)) for family, address in found]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+def test_an_address_that_refuses_is_followed_by_the_next(monkeypatch, playing):
+    port = playing(saying(b"Hello"))
+    resolve_to(monkeypatch, (socket.AF_INET, "127.0.0.3"), (socket.AF_INET, "127.0.0.1"))
+    assert receive("localhost", port) == b"Hello"
+
+
+def test_an_address_of_a_family_the_system_lacks_is_followed_by_the_next(monkeypatch, playing):
+    port = playing(saying(b"Hello"))
+    resolve_to(monkeypatch, (12_345, "::1"), (socket.AF_INET, "127.0.0.1"))
+    assert receive("localhost", port) == b"Hello"
+
+
+def test_ipv6(playing):
+    try:
+        listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no ::1")
+    with listener:
+        thread = threading.Thread(target=play, args=(listener, saying(b"Hello")))
+        thread.start()
+        assert receive("::1", listener.getsockname()[1]) == b"Hello"
+        thread.join(WAIT_S)
+
+
+# What the ten-line version gets wrong
+
+
+def in_two(first, second):
+    """A part: the second half follows when the client has hung up, or is still there after a while."""
+
+    def part(connection):
+        connection.sendall(first)
+        patience = connection.gettimeout() if part.until_hung_up else 0.2
+        select.select([connection], [], [], patience)
+        with contextlib.suppress(OSError):
+            connection.sendall(second)
+            connection.shutdown(socket.SHUT_WR)
+            listen(connection)
+
+    part.until_hung_up = False
+    return part
+
+
+def test_ten_lines_take_one_recv_for_one_message(run, playing):
+    part = in_two(b"Hello, ", b"World!")
+    assert run("tcp_client.py", "--port", playing(part)) == (0, "Received: Hello, World!\n", "")
+    part.until_hung_up = True
+    assert run(TEN_LINES, playing(part))[:2] == (0, "Received: Hello, \n")
+
+
+def test_ten_lines_break_a_character_that_two_segments_share(run, playing):
+    part = in_two(b"caf\xc3", b"\xa9")
+    assert run("tcp_client.py", "--port", playing(part)) == (0, "Received: café\n", "")
+    part.until_hung_up = True
+    code, out, err = run(TEN_LINES, playing(part))
+    assert (code, out) == (1, "")
+    assert "UnicodeDecodeError" in err
+
+
+def test_ten_lines_wait_forever_for_a_silent_server(script, run, playing):
+    assert_fails(run("tcp_client.py", "--port", playing(listen), "--timeout", 0.1, "--raw"), "no answer in time")
+    client = script(TEN_LINES, playing(listen))
+    with pytest.raises(subprocess.TimeoutExpired):
+        client.wait(0.5)
+    client.kill()
+
+
+def test_ten_lines_send_everything_before_they_read(script, run, serving, noise):
+    port = serving(TCPServer(("127.0.0.1", 0), Echo, timeout_s=1.0)).address[1]
+    with noise.open() as source:
+        client = raw_client(script, port, "--send", "-", stdin=source)
+    assert len(client.stdout.buffer.read()) == 8 * MIB
+    assert client.finish()[::2] == (0, "")
+    code, out, err = run(TEN_LINES, port, 64 * MIB)
+    assert (code, out) == (1, "")
+    assert "ConnectionResetError" in err or "BrokenPipeError" in err
+
+
+def test_ten_lines_let_the_peer_write_to_the_terminal(run, playing):
+    part = saying(b"\x1b[2Jyour screen is mine")
+    assert run("tcp_client.py", "--port", playing(part)) == (0, "Received: \\x1b[2Jyour screen is mine\n", "")
+    assert run(TEN_LINES, playing(part))[1] == "Received: \x1b[2Jyour screen is mine\n"
