@@ -364,6 +364,7 @@ def measure(args: argparse.Namespace, context: ssl.SSLContext | None) -> int:
     limits = {"concurrency": concurrency, "timeout_s": args.timeout, "ssl_context": context}
     sizes = {"connections": args.connections, "repeat": args.repeat, "message": os.fsencode(args.message)}
     load = Load(host=args.host, port=args.port, **sizes, **limits)
+    bytes(1_048_576)  # freed again: from now on glibc keeps asyncio's 256 KiB read buffers, and maps none anew
     interrupted = False
     try:
         asyncio.run(run_with_progress(load))

@@ -32,7 +32,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 __all__ = ["ReceiveError", "receive", "stream"]
@@ -192,7 +192,7 @@ def stream(
     wait_s: float = 0.0,
     max_bytes: int | None = None,
     ssl_context: ssl.SSLContext | None = None,
-) -> Iterator[bytes]:
+) -> Generator[bytes, None, None]:
     """Connect, and yield what the server sends, as it comes, until it closes.
 
     send: bytes, or what yields them; after the last the connection is half-closed. None leaves it open.
@@ -351,8 +351,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     send = read_stdin() if args.send == "-" else args.send and os.fsencode(args.send)
     limits = {"timeout_s": args.timeout, "wait_s": args.wait, "max_bytes": limit}
     try:
-        chunks = stream(args.host, args.port, send=send, ssl_context=tls_context(args), **limits)
-        (pass_on if args.raw else show)(chunks)
+        context = tls_context(args)
+        with contextlib.closing(stream(args.host, args.port, send=send, ssl_context=context, **limits)) as chunks:
+            (pass_on if args.raw else show)(chunks)
     except KeyboardInterrupt:
         return 130
     except (OSError, UnicodeError) as error:

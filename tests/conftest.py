@@ -1,18 +1,25 @@
 """What all tests share: servers in threads on port 0, scripts as processes, and a limit on each test's time."""
 
+import concurrent.futures
 import contextlib
+import ctypes
 import os
 import pathlib
 import re
+import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 TIME_LIMIT_S = 30
+CLONE_NEWNET = 0x40000000  # unshare(2)
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +107,57 @@ def run(script):
 def open_files():
     """How many descriptors this process has open (Linux)."""
     return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """(certificate, key): two PEM files for localhost."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs the openssl command")
+    folder = tmp_path_factory.mktemp("tls")
+    files = str(folder / "cert.pem"), str(folder / "key.pem")
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", files[1], "-out", files[0]]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run(["openssl", "req", "-x509", "-days", "2", *key, *names], check=True, capture_output=True)
+    return files
+
+
+@pytest.fixture
+def tls(certificate):
+    """What a server with that certificate needs."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+@pytest.fixture
+def trust(certificate):
+    """What a client that trusts it needs."""
+    return ssl.create_default_context(cafile=certificate[0])
+
+
+def in_namespace(job, *setup):
+    """Do `job` in a thread with a network of its own, set up by `ip` commands; what it sends cannot leave."""
+
+    def enter():
+        if sys.platform != "linux" or ctypes.CDLL(None).unshare(CLONE_NEWNET):
+            pytest.skip("only root on Linux can make a network namespace")
+        for command in ("link set lo up", *setup):
+            subprocess.run(["ip", *command.split()], check=True)
+        return job()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(enter).result()
+
+
+def wait_for_route(host):
+    """A new IPv6 address delivers nothing at first: send to it until it does."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        probe.settimeout(0.02)
+        probe.bind(socket.getaddrinfo(host, 0)[0][4])
+        deadline = time.monotonic() + TIME_LIMIT_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                probe.sendto(b"there?", probe.getsockname())
+                return probe.recv(99)
+    raise AssertionError(f"no route to {host}")

@@ -5,7 +5,6 @@ import functools
 import hashlib
 import os
 import select
-import shutil
 import signal
 import socket
 import ssl
@@ -24,31 +23,6 @@ resource = pytest.importorskip("resource", reason="limits and signals are POSIX'
 WAIT_S = 10.0  # for what must happen; no test waits so long unless it fails
 MIB = 1_048_576
 TEN_LINES = "tests/ten_lines/tcp_client.py"
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory):
-    """(certificate, key): two PEM files for localhost."""
-    if not shutil.which("openssl"):
-        pytest.skip("needs the openssl command")
-    folder = tmp_path_factory.mktemp("tls")
-    files = str(folder / "cert.pem"), str(folder / "key.pem")
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", files[1], "-out", files[0]]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    subprocess.run(["openssl", "req", "-x509", "-days", "2", *key, *names], check=True, capture_output=True)
-    return files
-
-
-@pytest.fixture
-def tls(certificate):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    return context
-
-
-@pytest.fixture
-def trust(certificate):
-    return ssl.create_default_context(cafile=certificate[0])
 
 
 @pytest.fixture

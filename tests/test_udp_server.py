@@ -1,8 +1,6 @@
 """udp_server.py over real sockets: what it answers, what it does not, and what it survives."""
 
-import concurrent.futures
 import contextlib
-import ctypes
 import errno
 import logging
 import os
@@ -17,13 +15,12 @@ import threading
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, in_namespace, wait_for_route
 
 from udp_server import UDPServer, ask
 
 TEN_LINES = "tests/ten_lines/udp_server.py"
 PATIENCE_S = 5
-CLONE_NEWNET = 0x40000000
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux says what the kernel dropped")
 
 
@@ -69,33 +66,6 @@ def forge(data, source, target):
     header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, socket.IPPROTO_UDP, 0, *addresses)
     with raw_socket() as raw:
         raw.sendto(header + udp, (target[0], 0))
-
-
-def in_namespace(job, *setup):
-    """Do `job` in a thread with a network of its own, set up by `ip` commands; what it sends cannot leave."""
-
-    def enter():
-        if sys.platform != "linux" or ctypes.CDLL(None).unshare(CLONE_NEWNET):
-            pytest.skip("only root on Linux can make a network namespace")
-        for command in ("link set lo up", *setup):
-            subprocess.run(["ip", *command.split()], check=True)
-        return job()
-
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        return pool.submit(enter).result()
-
-
-def wait_for_route(host):
-    """A new IPv6 address delivers nothing at first: send to it until it does."""
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-        probe.settimeout(0.02)
-        probe.bind(socket.getaddrinfo(host, 0)[0][4])
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                probe.sendto(b"there?", probe.getsockname())
-                return probe.recv(99)
-    raise AssertionError(f"no route to {host}")
 
 
 @contextlib.contextmanager
