@@ -49,6 +49,7 @@ READ_BYTES = 65_536
 ATTEMPT_DELAY_S = 0.25  # before the next address is tried as well: Happy Eyeballs, RFC 8305 section 5
 CLOSE_S = 1.0  # for an orderly close; wait_closed() by itself may wait for a dead peer
 PROGRESS_S = 0.2
+WATCH_S = 0.05  # how late a deadline may be noticed
 MAX_REPLY_BYTES = 67_108_864  # an endless reply ends here
 BAR_WIDTH = 40
 NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
@@ -89,13 +90,14 @@ async def ask_last(streams: Streams, message: bytes) -> bytes:
 
 
 async def close(streams: Streams | None) -> None:
-    """Close in order, without waiting long for a peer that does not: wait_closed() by itself would."""
+    """Close without waiting for what may never come: wait_closed() waits for the last byte and for TLS's goodbye."""
     if streams:
         _, writer = streams
-        writer.close()
-        with contextlib.suppress(OSError):
-            async with asyncio.timeout(CLOSE_S):
-                await writer.wait_closed()
+        if not writer.can_write_eof():  # TLS; after TCP's half-close there is nothing left to say
+            writer.close()
+            with contextlib.suppress(OSError):
+                async with asyncio.timeout(CLOSE_S):
+                    await writer.wait_closed()
         writer.transport.abort()
 
 
@@ -135,6 +137,7 @@ class Load:
     failures: Counter[str] = field(default_factory=Counter)
     latencies_s: "array[float]" = field(default_factory=lambda: array("d"))
     started: float = field(default_factory=time.perf_counter)
+    _deadlines: dict[asyncio.Task[None], float] = field(default_factory=dict)
     address: str | None = None  # the host's that answered first: the others neither look it up nor race again
 
     async def run(self) -> None:
@@ -142,23 +145,41 @@ class Load:
         self.started = time.perf_counter()
         turns = iter(range(self.connections))  # shared: whoever is free takes the next
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(self.concurrency, self.connections)):
-                group.create_task(self._work(turns))
+            workers = [group.create_task(self._work(turns)) for _ in range(min(self.concurrency, self.connections))]
+            watch = group.create_task(self._watch())
+            await asyncio.wait(workers)
+            watch.cancel()
+
+    async def _watch(self) -> None:
+        """Cancel what is overdue: looking at all now and then costs less than asyncio.timeout() around each."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            now = time.perf_counter()
+            for task in [task for task, deadline in self._deadlines.items() if deadline < now]:
+                del self._deadlines[task]
+                task.cancel()
 
     async def _work(self, turns: Iterator[int]) -> None:
+        task = asyncio.current_task()
+        assert task
         for _ in turns:
             streams = None
+            self._deadlines[task] = time.perf_counter() + self.timeout_s
             try:
-                async with asyncio.timeout(self.timeout_s):
-                    streams = await open_streams(self.host, self.port, self.ssl_context, self.address)
-                    await self._converse(streams)
+                streams = await open_streams(self.host, self.port, self.ssl_context, self.address)
+                await self._converse(streams)
+                self.succeeded += 1
+            except asyncio.CancelledError:
+                if task in self._deadlines:
+                    raise  # by somebody else
+                task.uncancel()
+                self.failures[explain(TimeoutError())] += 1
             except EOFError:
                 self.failures["closed without a reply"] += 1
             except (OSError, UnicodeError) as error:
                 self.failures[explain(error)] += 1
-            else:
-                self.succeeded += 1
             finally:
+                self._deadlines.pop(task, None)
                 await close(streams)
 
     async def _converse(self, streams: Streams) -> None:
@@ -169,10 +190,13 @@ class Load:
             started = time.perf_counter()
             if left:
                 writer.write(self.message)
-                if await reader.readexactly(len(self.message)) != self.message:
-                    raise OSError("the reply is not the message: --repeat needs an echo server")
-            elif not await ask_last(streams, self.message):
+                reply = await reader.readexactly(len(self.message))
+            else:
+                reply = await ask_last(streams, self.message)
+            if not reply:
                 raise EOFError
+            if reply != self.message and self.repeat > 1:
+                raise OSError("the reply is not the message: --repeat needs an echo server")
             self.latencies_s.append(time.perf_counter() - started)
 
     def summary(self) -> dict[str, Any]:

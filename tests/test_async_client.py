@@ -576,8 +576,8 @@ def test_progress_is_shown_on_a_terminal(script, peers):
 
 
 def test_the_last_progress_shown_is_the_end(script, peers):
-    _, _, shown = on_terminal(script, "--port", peers.start(echo), "-n", 1_234)
-    assert "1,234 of 1,234 connections" in shown
+    _, _, shown = on_terminal(script, "--port", peers.start(echo), "-n", 234)
+    assert "234 of 234 connections" in shown
 
 
 def test_a_single_exchange_shows_no_progress_on_a_terminal(script, peers):
@@ -917,3 +917,19 @@ def test_the_ten_line_client_fails_for_want_of_descriptors(peers):
     assert "Too many open files" in err
     status, out, _ = under_limit("-n 40", "async_client.py", "--port", port, "-n", 100, "-c", 100, "--json")
     assert (status, json.loads(out)["succeeded"]) == (0, 100)
+
+
+def test_a_histogram_counts_up_to_the_edge_and_keeps_the_empty_steps_between():
+    counted = async_client.histogram([0.009, 0.02, 0.021, 0.15])
+    assert counted == [(0.01, 1), (0.02, 1), (0.05, 1), (0.1, 0), (0.2, 1)]
+
+
+def test_the_last_reply_of_a_repetition_must_be_the_message_too(call, peers):
+    def handle(sock, turn):
+        sock.sendall(sock.recv(99))
+        sock.recv(99)
+        sock.sendall(b"something else")
+
+    summary = numbers(call("--port", peers.start(handle), "-n", 2, "-r", 2, "--json"), status=1)
+    assert (summary["succeeded"], summary["failed"]) == (0, 2)
+    assert "echo" in "".join(summary["failures"])
