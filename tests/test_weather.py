@@ -1,0 +1,766 @@
+"""weather.py against both providers on loopback; nothing else is ever contacted."""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+
+import fake_weather as fake
+import pytest
+from conftest import ROOT
+from fake_weather import KEY
+
+import weather
+
+VARIABLES = ("OPENWEATHERMAP_URL", "OPEN_METEO_URL", "OPEN_METEO_GEOCODING_URL")
+PATHS = {"open-meteo": "/v1/forecast", "openweathermap": "/data/2.5/weather"}
+GEOCODERS = {"open-meteo": "/v1/search", "openweathermap": "/geo/1.0/direct"}
+BLOCKED = []  # what would have left the machine
+
+both = pytest.mark.parametrize("provider", list(PATHS))
+ten_lines = ROOT / "tests" / "ten_lines" / "weather.py"
+
+# What a process without any network sees, but for loopback: this is installed here and in each script that runs.
+GUARD = """
+import errno, ipaddress, os, socket, sys
+def guard(event, args):
+    if event not in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        return
+    host = args[0] if event == "socket.getaddrinfo" else args[1][0]
+    try:
+        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
+            return
+    except ValueError:
+        pass
+    blocked(f"{event} {host}")
+    if event == "socket.getaddrinfo":
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    raise OSError(errno.ENETUNREACH, "Network is unreachable")
+sys.addaudithook(guard)
+"""
+exec(GUARD, {"blocked": BLOCKED.append})
+
+
+@pytest.fixture(autouse=True)
+def world(monkeypatch, tmp_path):
+    """A user's environment: no keys, no proxies, a cache folder of its own, and no way out but loopback."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name in weather.KEY_VARIABLES or name in ("NO_COLOR", "COLUMNS"):
+            monkeypatch.delenv(name)
+    (tmp_path / "guard").mkdir()
+    log = tmp_path / "blocked"
+    note = f"def blocked(what):\n    with open({str(log)!r}, 'a') as file:\n        print(what, file=file)\n"
+    (tmp_path / "guard" / "sitecustomize.py").write_text(note + GUARD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "guard"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    BLOCKED.clear()
+    yield log
+    assert not BLOCKED
+    assert not log.exists() or not log.read_text()
+
+
+@pytest.fixture
+def server(serving, monkeypatch):
+    """Both providers, where the environment says they are."""
+    server = serving(fake.FakeWeather())
+    for variable in VARIABLES:
+        monkeypatch.setenv(variable, server.url)
+    yield server
+    server.finished.set()
+    server.shutdown()
+    assert not server.complaints
+
+
+@pytest.fixture
+def get(server):
+    """get(city, provider) asks in this process, without a cache."""
+
+    def ask(city, provider="open-meteo", days=0, **options):
+        options = {"provider": provider, "api_key": KEY, "cache": False} | options
+        return weather.get_weather(city, days, **options)
+
+    return ask
+
+
+def options_for(provider):
+    return ["--provider", provider, "--no-cache"] + (["--api-key", KEY] if provider == "openweathermap" else [])
+
+
+# What a user sees
+
+
+def test_the_first_run_needs_no_key(run, server):
+    status, out, err = run("weather.py", "London")
+    lines = out.splitlines()
+    assert status == 0
+    assert lines[0] == "The weather in London is overcast with a temperature of 12.3°C"
+    assert lines[1:-1] == [
+        "  place: London, England, United Kingdom",
+        "  other places: London, Ontario, Canada; London, Kentucky, United States",
+        "  feels like: 11.0°C",
+        "  humidity: 81%",
+        "  wind: 4.1 m/s, from WSW, 8.2 m/s in gusts",
+        "  pressure: 1012 hPa",
+        "  sunrise: 06:00 (UTC)",
+        "  sunset: 18:00 (UTC)",
+    ]
+    assert re.fullmatch(r"  observed: \d+ (min|h) ago", lines[-1])
+    assert err.count("\n") == 1
+    assert "Open-Meteo" in err
+    assert "non-commercial" in err
+    assert "CC BY 4.0" in err
+    assert "https://open-meteo.com/en/licence" in err
+
+
+@pytest.mark.parametrize("variable", weather.KEY_VARIABLES)
+def test_a_key_in_the_environment_means_openweathermap(variable, run, server, monkeypatch):
+    monkeypatch.setenv(variable, KEY)
+    status, out, err = run("weather.py", "London")
+    assert (status, out.splitlines()[0]) == (
+        0,
+        "The weather in London is scattered clouds with a temperature of 12.3°C",
+    )
+    assert "from OpenWeatherMap" in err
+    assert server.paths() == ["/geo/1.0/direct", "/data/2.5/weather"]
+
+
+def test_the_keys_are_taken_in_order(server, monkeypatch):
+    for variable, key in zip(weather.KEY_VARIABLES, ("first", "second", "third"), strict=True):
+        monkeypatch.setenv(variable, key)
+    assert weather.pick_provider(api_key="flag").key == "flag"
+    for variable, key in zip(weather.KEY_VARIABLES, ("first", "second", "third"), strict=True):
+        assert weather.pick_provider().key == key
+        monkeypatch.setenv(variable, " ")
+    assert weather.pick_provider().title == "Open-Meteo"
+
+
+@both
+def test_the_module_prints_the_sentence(provider, get):
+    words = {"open-meteo": "overcast", "openweathermap": "scattered clouds"}[provider]
+    assert str(get("London", provider)) == f"The weather in London is {words} with a temperature of 12.3°C"
+
+
+@both
+@pytest.mark.parametrize(
+    ("units", "degrees", "wind"),
+    [("metric", "12.3°C", "4.1 m/s"), ("imperial", "54.1°F", "9.2 mph"), ("standard", "285.4K", "4.1 m/s")],
+)
+def test_all_units(provider, units, degrees, wind, get):
+    answer = get("London", provider, days=2, units=units)
+    assert str(answer).endswith(degrees.replace("285.4", f"{answer.temperature:.1f}"))
+    assert answer.temperature == pytest.approx(fake.degrees(12.3, units))
+    assert answer.feels_like == pytest.approx(fake.degrees(11.0, units))
+    assert f"  wind: {wind}, from WSW" in "\n".join(weather.details(answer, answer.observed_at))
+    first = {"open-meteo": (0, 10), "openweathermap": (-1, 4)}[provider]
+    assert (answer.days[0].low, answer.days[0].high) == pytest.approx([fake.degrees(t, units) for t in first])
+    assert answer.curve[0][1] == pytest.approx(fake.degrees(0, units))
+    assert answer.units["temperature"] in str(answer)
+
+
+def test_several_cities_come_in_the_order_asked_and_one_that_fails_loses_no_other(run, server):
+    gate = threading.Event()
+    server.edit["/v1/search"] = lambda answer: gate.wait(10) if "England" in str(answer) else gate.set()
+    status, out, err = run("weather.py", "London", "Nowhere", "Paris")
+    sentences = [line for line in out.splitlines() if line.startswith("The weather")]
+    assert [line.split()[3] for line in sentences] == ["London", "Paris"]
+    assert status == 1
+    assert err.splitlines()[1:] == ["weather.py: error: Nowhere: no such city"]
+
+
+def test_ten_cities_are_asked_at_the_same_time_and_twenty_in_order(run, server):
+    """Each answer waits until ten are asked for."""
+    barrier = threading.Barrier(10)
+    server.edit["/v1/forecast"] = lambda answer: barrier.wait(10)
+    assert run("weather.py", *(f"City {number}" for number in range(10)), "--no-cache")[0] == 0
+    server.edit.clear()
+    cities = [f"City {number}" for number in range(19, -1, -1)]
+    status, out, err = run("weather.py", *cities)
+    assert (status, re.findall(r"The weather in (.*) is", out), err.count("\n")) == (0, cities, 1)
+
+
+@both
+def test_a_forecast_has_a_day_a_line_and_a_curve(provider, run, server, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    status, out, _ = run("weather.py", "London", "--forecast", *options_for(provider))
+    lines = out.splitlines()
+    days = [line for line in lines if "chance of rain" in line]
+    expected = {
+        "open-meteo": "  Sun 01 Mar    0.0 to  10.0°C  slight rain, 70% chance of rain, 2.5 mm",
+        "openweathermap": "  Sun 01 Mar   -1.0 to   4.0°C  light rain, 70% chance of rain, 2.0 mm",
+    }
+    assert status == 0
+    assert (len(days), days[0]) == (5, expected[provider])
+    curve = lines[lines.index(days[-1]) + 1 :]
+    assert len(curve) == weather.CURVE_ROWS + 1
+    assert max(map(len, curve)) <= 60
+    assert "█" in curve[0]
+    assert curve[-1].split() == ["Sun", "Mon", "Tue", "Wed", "Thu"]
+
+
+@pytest.mark.parametrize("width", [1, 20, 80, 500])
+def test_the_curve_fits(width):
+    start = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
+    curve = [(start + datetime.timedelta(hours=hour), float(hour % 7)) for hour in range(100)]
+    lines = weather.draw_curve(curve, width)
+    assert max(map(len, lines)) <= max(18, min(width, weather.CURVE_COLUMNS))
+    assert weather.draw_curve([], width) == []
+
+
+# The flags
+
+
+@both
+def test_json_has_an_object_a_city(provider, run, server):
+    status, out, err = run("weather.py", "London", "Nowhere", "--json", "--forecast", "2", *options_for(provider))
+    good, bad = map(json.loads, out.splitlines())
+    fields = {field.name for field in dataclasses.fields(weather.Weather)}
+    assert status == 1
+    assert set(good) == fields | {"city", "provider", "attribution"}
+    assert good["units"] == {"temperature": "°C", "wind_speed": "m/s"}
+    assert good["temperature"] == 12.3
+    assert good["place"]["region"] == "England"
+    assert good["observed_at"] == "2026-03-01T12:00:00+00:00"
+    assert [day["date"] for day in good["days"]] == ["2026-03-01", "2026-03-02"]
+    assert "http" in good["attribution"]
+    assert bad == {"city": "Nowhere", "error": "no such city", "cause": "CityNotFound"}
+    assert "error" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["London", "--units", "kelvin"], ["--forecast", "London"], ["London", "--forecast", "17"]]
+)
+def test_wrong_usage_is_status_2(arguments, run):
+    status, out, err = run("weather.py", *arguments)
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].startswith("weather.py: error: ")
+
+
+def test_plain_http_is_for_loopback_only(run, monkeypatch):
+    for url in ("ftp://127.0.0.1", "http://127.0.0.1.evil.example", "http://127.0.0.1@evil.example", "x", "http://"):
+        with pytest.raises(ValueError, match="https"):
+            weather.OpenWeatherMap(urls=[url])
+    for url in ("https://example.com", "http://localhost:1", "http://[::1]:1/", "http://127.9.9.9:1"):
+        assert weather.OpenWeatherMap(urls=[url]).urls == [url.rstrip("/")]
+    monkeypatch.setenv("OPENWEATHERMAP_URL", "http://192.0.2.1:80")
+    status, out, err = run("weather.py", "London", "--api-key", KEY)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("lang", "sent"),
+    [
+        ("cs", "cz"),
+        ("ko", "kr"),
+        ("uk", "ua"),
+        ("zh-CN", "zh_cn"),
+        ("pt-BR", "pt_br"),
+        ("pt_BR", "pt_br"),
+        ("de-AT", "de"),
+        ("lv", "la"),
+    ],
+)
+def test_languages_are_openweathermaps_own(lang, sent, get, server):
+    assert "česky" not in get("London", "openweathermap", lang=lang).place.name or lang == "cs"
+    assert server.asked[-1][1]["lang"] == sent
+    get("London", lang=lang)
+    assert server.asked[-2][1]["language"] == lang[:2]
+
+
+def test_help_loads_no_requests():
+    code = "import sys, weather\ntry: weather.main(['--help'])\nexcept SystemExit: assert 'requests' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
+
+
+def test_without_requests_it_says_so(script, tmp_path):
+    (tmp_path / "guard" / "requests.py").write_text("raise ImportError")
+    assert script("weather.py", "London").finish() == (
+        1,
+        "",
+        "weather.py: error: it needs requests: pip install requests\n",
+    )
+
+
+def test_an_output_that_is_not_utf_8(run, server, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    status, out, _ = run("weather.py", "London", "--forecast")
+    assert (status, out.splitlines()[0]) == (0, "The weather in London is overcast with a temperature of 12.3\\xb0C")
+
+
+def test_colour_is_for_terminals(server, monkeypatch):
+    """On a terminal there is colour, unless NO_COLOR is set."""
+    import pty
+
+    for no_color in (False, True):
+        if no_color:
+            monkeypatch.setenv("NO_COLOR", "1")
+        terminal, end = pty.openpty()
+        command = [sys.executable, str(ROOT / "weather.py"), "London"]
+        with subprocess.Popen(command, stdout=end, stderr=subprocess.DEVNULL, env={**os.environ, "TERM": "xterm"}):
+            os.close(end)
+            printed = b""
+            with contextlib.suppress(OSError):
+                while data := os.read(terminal, 65_536):
+                    printed += data
+        os.close(terminal)
+        assert b"The weather in London" in printed
+        assert (b"\x1b[" in printed) != no_color
+
+
+def test_a_closed_pipe_ends_it_quietly(script, server):
+    process = script("weather.py", *["London"] * 20)
+    process.stdout.close()
+    assert process.wait(10) == 0
+    assert process.stderr.read().count("\n") == 1
+
+
+def test_an_interrupt_is_130(script, server):
+    asked = threading.Event()
+    server.faults["*"] = [lambda handler: (asked.set(), fake.hang(handler))]
+    process = script("weather.py", "London")
+    assert asked.wait(10)
+    assert process.finish(signal.SIGINT)[0] == 130
+
+
+# Places
+
+
+@pytest.mark.parametrize(
+    ("city", "place"),
+    [
+        ("London", "London, England, United Kingdom"),
+        ("london, ca", "London, Ontario, Canada"),
+        ("London, Canada", "London, Ontario, Canada"),
+        ("London, Kentucky, US", "London, Kentucky, United States"),
+        ("PARIS,FR", "Paris, Île-de-France, France"),
+        ("Paris, ile-de-france", "Paris, Île-de-France, France"),
+        ("東京", "東京, 東京都, 日本"),
+        ("Londonderry", "Londonderry, Northern Ireland, United Kingdom"),
+    ],
+)
+def test_the_place_is_the_one_that_was_asked_for(city, place, get):
+    assert str(get(city).place) == place
+
+
+@pytest.mark.parametrize("city", ["London, FR", "London, Ontario, US", "Londo", "London, CA, XX"])
+def test_no_other_place_is_taken_instead(city, get):
+    with pytest.raises(weather.CityNotFound, match="there is London, England, United Kingdom; London, Ontario, Canada"):
+        get(city)
+
+
+@pytest.mark.parametrize("city", ["Nowhere", "", ",", " , FR", "\udcff"])
+@both
+def test_a_city_that_is_not_there(provider, city, get):
+    with pytest.raises(weather.CityNotFound, match=r"^no such city$"):
+        get(city, provider)
+
+
+@pytest.mark.parametrize(
+    ("city", "offset_h", "date"),
+    [("Kiritimati", 14, "2026-03-02"), ("Pago Pago", -11, "2026-03-01"), ("東京", 9, "2026-03-01")],
+)
+@both
+def test_times_are_those_of_the_place(provider, city, offset_h, date, get):
+    answer = get(city, provider, days=1)
+    assert answer.observed_at.timestamp() == fake.NOW
+    assert answer.observed_at.utcoffset() == datetime.timedelta(hours=offset_h)
+    assert (answer.sunrise.hour, answer.sunset.hour) == (6, 18)
+    assert answer.days[0].date.isoformat() == date
+    assert {at.date().isoformat() for at, _ in answer.curve} == {date}
+
+
+# What providers send
+
+
+def test_every_wmo_code_has_words(get, server):
+    documented = "0 1 2 3 45 48 51 53 55 56 57 61 63 65 66 67 71 73 75 77 80 81 82 85 86 95 96 99"
+    assert [*weather.WMO] == [int(code) for code in documented.split()]
+    for code, words in weather.WMO.items():
+        server.edit["/v1/forecast"] = lambda answer, code=code: answer["current"].update(weather_code=code)
+        assert str(get("London")) == f"The weather in London is {words} with a temperature of 12.3°C"
+
+
+def lines_of(answer):
+    return "\n".join([str(answer), *weather.details(answer, answer.observed_at or datetime.datetime.now(datetime.UTC))])
+
+
+@pytest.mark.parametrize(
+    ("change", "has", "has_not"),
+    [
+        ({"snow": {}}, "12.3°C", "snow"),
+        ({"wind": {"speed": 4.1}}, "wind: 4.1 m/s\n", "from"),
+        ({"wind": {}}, "12.3°C", "wind"),
+        ({"weather": []}, "The weather in London is 12.3°C\n", "None"),
+        ({"weather": [{"description": "light rain"}, {"description": "mist"}]}, "is light rain, mist with", None),
+        ({"main": {"temp": None, "humidity": "81"}}, "The weather in London is scattered clouds\n", "humidity"),
+        ({"main": {"temp": 10**400}}, "The weather in London is scattered clouds\n", "inf"),
+        ({"sys": {"sunrise": 0, "sunset": 0}}, "12.3°C", "sun"),
+        ({"sys": {"sunrise": fake.NOW, "sunset": fake.NOW}}, "12.3°C", "sun"),
+        ({"sys": {}, "dt": None}, "12.3°C", "observed"),
+        ({"main": {"temp": -0.04, "humidity": 0}}, "of 0.0°C", "-0.0"),
+        ({"weather": [{"description": "\x1b]0;x\x07rain\nforged"}]}, r"\x1b]0;x\x07rain\nforged", "\x1b"),
+    ],
+)
+def test_what_openweathermap_may_send(change, has, has_not, get, server):
+    server.edit["/data/2.5/weather"] = lambda answer: answer.update(change)
+    text = lines_of(get("London", "openweathermap"))
+    assert has in text
+    assert has_not is None or has_not not in text
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "has", "has_not"),
+    [
+        ("current", {"weather_code": 42, "relative_humidity_2m": None}, "is WMO code 42 with", "humidity"),
+        ("current", {"weather_code": None}, "The weather in London is 12.3°C\n", "None"),
+        ("current", {"temperature_2m": None}, "The weather in London is overcast\n", "None"),
+        ("daily", {"sunrise": [None], "sunset": [None]}, "12.3°C", "sun"),
+        ("daily", {"sunrise": ["2026-03-01T00:00"], "sunset": ["2026-03-02T00:00"]}, "12.3°C", "sun"),
+    ],
+)
+def test_what_open_meteo_may_send(section, change, has, has_not, get, server):
+    server.edit["/v1/forecast"] = lambda answer: answer[section].update(change)
+    text = lines_of(get("London"))
+    assert has in text
+    assert has_not is None or has_not not in text
+
+
+def test_snow_and_rain_add_up_and_an_empty_object_is_neither(get, server):
+    def snow(answer):
+        answer["list"][0] |= {"snow": {"3h": 1.5}}
+        answer["list"][1] |= {"snow": {}, "rain": {}, "pop": None}
+
+    server.edit["/data/2.5/forecast"] = snow
+    assert get("London", "openweathermap", days=1).days[0].precipitation_mm == 0.5 * 3 + 1.5
+
+
+def test_null_in_a_forecast_is_left_out(run, server):
+    def nulls(answer):
+        for name in set(answer["daily"]) - {"time"}:
+            answer["daily"][name][1] = None
+        answer["daily"]["temperature_2m_min"][2] = None
+        answer["hourly"]["temperature_2m"][:30] = [None] * 30
+
+    server.edit["/v1/forecast"] = nulls
+    status, out, _ = run("weather.py", "London", "--forecast", "3")
+    assert status == 0
+    assert "\n  Mon 02 Mar\n  Tue 03 Mar   12.0°C           slight rain, 70% chance of rain, 2.5 mm\n" in out
+    assert "None" not in out
+
+
+def test_escapes_in_names_do_not_reach_the_terminal(run, server):
+    def poison(answer):
+        answer["results"][:] = [
+            answer["results"][0] | {"name": "London\x1b[31m", "admin1": "a\nb", "country": "c\u202ed"}
+        ]
+
+    server.edit["/v1/search"] = poison
+    status, out, _ = run("weather.py", "London")
+    assert status == 0
+    assert out.splitlines()[1] == r"  place: London\x1b[31m, a\nb, c\u202ed"
+
+
+# Faults
+
+
+def limit(reason="", **headers):
+    body = json.dumps({"error": True, "reason": reason, "message": reason})
+    return fake.says(429, body, **headers)
+
+
+FAULTS = {
+    "refused key": ([fake.says(401, '{"cod": 401, "message": "Invalid API key"}')], weather.BadKey, "some hours", 1),
+    "cod 401 in 200": ([fake.says(200, '{"cod": "401"}')], weather.BadKey, "key", 1),
+    "404": ([fake.says(404, '{"cod": "404", "message": "city not found"}')], weather.CityNotFound, "no such city", 1),
+    "cod 404 in 200": ([fake.says(200, '{"cod": "404", "message": "x"}')], weather.CityNotFound, "no such city", 1),
+    "400": ([fake.says(400, '{"error": true, "reason": "Latitude"}')], weather.ProviderFailed, "Latitude", 1),
+    "400 echo": ([fake.echo(400)], weather.ProviderFailed, "refuses the question", 1),
+    "html 200": ([fake.html(200)], weather.ProviderFailed, "not its JSON", 1),
+    "html 401": ([fake.html(401)], weather.ProviderFailed, "not its JSON", 1),
+    "html 404": ([fake.html(404)], weather.ProviderFailed, "not its JSON", 1),
+    "html 503": ([fake.html(503)], weather.ProviderFailed, "down .status 503", 3),
+    "500": ([fake.echo(500)], weather.ProviderFailed, "down .status 500", 3),
+    "501": ([fake.html(501)], weather.ProviderFailed, "status 501", 1),
+    "other json": ([fake.says(200, "{}")], weather.WeatherError, "not its JSON|no such city|sent no weather", 1),
+    "text": ([fake.says(200, '"sunny"')], weather.ProviderFailed, "not its JSON", 1),
+    "deep": ([fake.says(200, "[" * 100_000)], weather.ProviderFailed, "not its JSON", 1),
+    "long": ([fake.says(200, " " * 2_000_000)], weather.ProviderFailed, "not its JSON", 1),
+    "redirect": (
+        [fake.says(302, "", Location="https://evil.example/")],
+        weather.ProviderFailed,
+        r"not its JSON \(status 30",
+        1,
+    ),
+    "reset": ([fake.reset], weather.ProviderFailed, "Connection reset", 3),
+    "hang up": ([fake.hang_up], weather.ProviderFailed, "broke the connection off", 3),
+    "truncated": ([fake.truncate], weather.ProviderFailed, "broke the connection off", 3),
+    "no http": ([fake.babble], weather.ProviderFailed, "broke the connection off", 3),
+    "hang": ([fake.hang], weather.TooSlow, "no answer", 1),
+    "drip": ([fake.drip], weather.TooSlow, "no answer", 1),
+    "drip of headers": ([fake.drip_headers], weather.TooSlow, "no answer", 1),
+    "429": ([limit()], weather.RateLimited, "does not say when", 1),
+    "429 later": ([limit(Retry_After="60")], weather.RateLimited, "in 60 s", 1),
+    "429 date": ([limit(Retry_After="Sun, 01 Mar 2026 12:00:00 GMT")], weather.RateLimited, "come back Sun, 01 Mar", 1),
+    "429 hour": ([limit("Hourly API request limit", Retry_After="1")], weather.RateLimited, "in 3600 s", 1),
+    "429 day": ([limit("Daily API request limit", Retry_After="1")], weather.RateLimited, "in 86400 s", 1),
+}
+
+
+def everything_of(error):
+    """All that an exception and its chain would tell whoever looks."""
+    seen, todo, told = set(), [error], []
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen or isinstance(thing, str | bytes | int | float | type | None.__class__):
+            told.append(thing)
+            continue
+        seen.add(id(thing))
+        told += [repr(thing), str(thing)]
+        if isinstance(thing, BaseException):
+            told += traceback.format_exception(thing)
+            todo += [thing.__context__, thing.__cause__, *thing.args, *getattr(thing, "__notes__", [])]
+        if isinstance(thing, dict | list | tuple):
+            todo += thing.values() if isinstance(thing, dict) else thing
+        if type(thing).__module__.split(".")[0] in ("requests", "urllib3", "weather", "json", "http"):
+            held = getattr(thing, "__dict__", {})
+            todo += [value for name, value in held.items() if name not in ("connection", "pool", "_pool")]
+    return " ".join(map(repr, told))
+
+
+@pytest.mark.parametrize("name", FAULTS)
+@both
+def test_each_fault_is_told_truly_and_without_the_key(provider, name, get, server, caplog, monkeypatch, capfd):
+    faults, kind, words, attempts = FAULTS[name]
+    monkeypatch.setattr(weather, "BACKOFF_S", (0.001, 0.001, weather.INFINITE_S))
+    path = (GEOCODERS if name.startswith("h") else PATHS)[provider]
+    server.faults[path] = [*faults]
+    timeout_s = 0.2 if kind is weather.TooSlow else 5
+    with caplog.at_level(logging.DEBUG), pytest.raises(weather.WeatherError, match=words) as caught:
+        get("London", provider, timeout_s=timeout_s)
+    assert isinstance(caught.value, kind)
+    assert "\n" not in str(caught.value)
+    assert server.paths().count(path) == attempts
+    assert caplog.records
+    told = everything_of(caught.value) + caplog.text + "".join(capfd.readouterr())
+    told += "".join(repr(vars(record)) for record in caplog.records)
+    assert "SENTINEL" not in told
+
+
+def test_the_key_arrives(get, server):
+    """And so the tests above would see it."""
+    get("London", "openweathermap")
+    assert [asked["appid"] for _, asked in server.asked] == [KEY, KEY]
+    get("London")
+    assert all("appid" not in asked for _, asked in server.asked[2:])
+
+
+def test_a_passing_fault_is_tried_again(get, server, monkeypatch):
+    monkeypatch.setattr(weather, "BACKOFF_S", (0.001, 0.001, weather.INFINITE_S))
+    server.faults["/v1/search"] = [fake.html(503), fake.reset, None]
+    assert get("London").description == "overcast"
+    server.faults["/v1/search"] = [limit(Retry_After="0"), None]
+    assert get("London").description == "overcast"
+
+
+def test_a_few_seconds_are_waited_for(get, server, monkeypatch):
+    waited = []
+    monkeypatch.setattr(weather.time, "sleep", waited.append)
+    server.faults["/v1/search"] = [limit("Minutely API request limit", Retry_After="3"), None]
+    assert get("London").description == "overcast"
+    assert waited == [3]
+
+
+def test_no_wait_goes_beyond_the_deadline(get, server):
+    server.faults["/v1/search"] = [limit(Retry_After="4")]
+    started = time.monotonic()
+    with pytest.raises(weather.RateLimited) as caught:
+        get("London", timeout_s=2)
+    assert time.monotonic() - started < 2
+    assert caught.value.retry_s == 4
+
+
+@pytest.mark.parametrize("fault", [fake.hang, fake.drip, fake.drip_headers])
+def test_the_script_ends_at_its_timeout(fault, run, server):
+    server.faults["*"] = [fault]
+    started = time.monotonic()
+    status, out, err = run("weather.py", "London", "Paris", "--timeout", "0.5")
+    assert (status, out) == (1, "")
+    assert err.count("no answer in") == 2
+    assert 0.5 <= time.monotonic() - started < 3
+
+
+@both
+def test_a_redirect_gets_no_key(provider, get, server, serving):
+    """The other host is another server here."""
+    other = serving(fake.FakeWeather())
+    server.faults["*"] = [fake.says(307, "", Location=other.url + PATHS[provider])]
+    with pytest.raises(weather.ProviderFailed, match=r"not its JSON \(status 30"):
+        get("London", provider)
+    assert not other.asked
+    other.shutdown()
+
+
+def closed_port(scheme="http"):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        return f"{scheme}://127.0.0.1:{closed.getsockname()[1]}"
+
+
+def test_nobody_listens(get, server, monkeypatch):
+    monkeypatch.setattr(weather, "BACKOFF_S", (0.001, 0.001, weather.INFINITE_S))
+    monkeypatch.setenv("OPEN_METEO_GEOCODING_URL", closed_port())
+    with pytest.raises(weather.ProviderFailed, match="is down: Connection refused"):
+        get("London")
+
+
+@pytest.mark.parametrize(("provider", "host"), [("open-meteo", "weather.invalid"), ("openweathermap", "192.0.2.1")])
+def test_without_a_network_it_says_so_in_one_line(provider, host, run, world, monkeypatch):
+    for variable in VARIABLES:
+        monkeypatch.setenv(variable, f"https://{host}")
+    started = time.monotonic()
+    status, out, err = run("weather.py", "London", *options_for(provider))
+    assert (status, out, err.count("\n")) == (1, "", 2)
+    assert "is there a network?" in err
+    assert time.monotonic() - started < 10
+    assert host in world.read_text()
+    world.unlink()
+
+
+def test_the_real_hosts_are_asked_without_the_variables(world, monkeypatch):
+    """And the guard is what keeps these tests from them."""
+    monkeypatch.setattr(weather, "BACKOFF_S", (weather.INFINITE_S,))
+    for options in ({}, {"api_key": KEY}):
+        with pytest.raises(weather.NoNetwork):
+            weather.get_weather("London", cache=False, **options)
+    hosts = ["geocoding-api.open-meteo.com", "api.openweathermap.org"]
+    assert [f"socket.getaddrinfo {host}" for host in hosts] == BLOCKED
+    BLOCKED.clear()
+
+
+@pytest.fixture
+def over_tls(serving, tls, monkeypatch):
+    """OpenWeatherMap over https, with a certificate that requests does not trust unless it is told to."""
+    server = fake.FakeWeather()
+    server.socket = tls.wrap_socket(server.socket, server_side=True)
+    monkeypatch.setenv("OPENWEATHERMAP_URL", server.url.replace("http://127.0.0.1", "https://localhost"))
+    yield serving(server)
+    server.shutdown()
+
+
+def test_the_key_goes_over_tls(over_tls, certificate, monkeypatch, caplog):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate[0])
+    with caplog.at_level(logging.DEBUG):
+        assert weather.get_weather("London", api_key=KEY, cache=False).description == "scattered clouds"
+    assert [asked["appid"] for _, asked in over_tls.asked] == [KEY, KEY]
+    assert "urllib3" in caplog.text
+    assert "SENTINEL" not in caplog.text
+
+
+def test_a_certificate_that_is_not_trusted(over_tls, caplog):
+    with caplog.at_level(logging.DEBUG), pytest.raises(weather.ProviderFailed, match=r"TLS.*self-signed") as caught:
+        weather.get_weather("London", api_key=KEY, cache=False)
+    assert "SENTINEL" not in everything_of(caught.value) + caplog.text
+    assert not over_tls.asked
+
+
+# The cache
+
+
+def test_an_answer_is_kept_for_ten_minutes(run, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("OWM_API_KEY", KEY)
+    first, asked, path = run("weather.py", "London"), 2, tmp_path / "cache" / "netscripts-weather.json"
+    assert (run("weather.py", "London"), len(server.asked)) == (first, asked)
+    for arguments in (["--units", "imperial"], ["--lang", "de"], ["--no-cache"]):
+        assert run("weather.py", "London", *arguments)[0] == 0
+        assert len(server.asked) > asked
+        asked = len(server.asked)
+    kept = json.loads(path.read_text())
+    assert len(kept) == 4  # a place, and its weather in metric, imperial and German
+    assert "SENTINEL" not in path.read_text()
+    path.write_text(json.dumps({url: (at - 601, answer) for url, (at, answer) in kept.items()}))
+    assert run("weather.py", "London") == first
+    assert len(server.asked) == asked + 2
+    assert len(json.loads(path.read_text())) == 2  # what is old is gone
+    assert [*path.parent.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff", b'{"question": 1, "answer": []}', b"[" * 100_000])
+def test_a_damaged_cache_is_ignored(damage, get, server, tmp_path, caplog):
+    first = get("London", cache=True)
+    for path in (tmp_path / "cache").rglob("*.json"):
+        path.write_bytes(damage)
+    assert get("London", cache=True) == first
+    assert len(server.asked) == 4
+    assert not caplog.records
+
+
+def test_an_unusable_cache_is_one_warning(run, server, tmp_path):
+    (tmp_path / "cache").write_text("in the way")
+    status, out, err = run("weather.py", "London", "Paris")
+    assert (status, out.count("The weather"), err.count("warning")) == (0, 2, 1)
+
+
+def test_a_third_provider_is_a_class_with_two_methods(monkeypatch):
+    class Window(weather.Provider):
+        def find(self, get, city):
+            return [weather.Place(name=city, region=None, country=None, country_code=None, latitude=0, longitude=0)]
+
+        def weather(self, get, place, days):
+            nothing = dict.fromkeys([*weather.OPENWEATHERMAP_NOW])
+            known = {"place": place, "units": weather.UNITS["metric"], "description": "sunny"}
+            return weather.Weather(**nothing | known)
+
+    monkeypatch.setitem(weather.PROVIDERS, "window", Window)
+    assert str(weather.get_weather("here", provider="window")) == "The weather in here is sunny"
+
+
+# What the ten lines get wrong
+
+
+def ten(server, city="London", **options):
+    return subprocess.run([sys.executable, ten_lines, server.url, city], capture_output=True, text=True, **options)
+
+
+def test_the_ten_lines_have_no_timeout(get, server):
+    server.faults["*"] = [fake.hang]
+    with pytest.raises(subprocess.TimeoutExpired):
+        ten(server, timeout=1)
+    with pytest.raises(weather.TooSlow):
+        get("London", timeout_s=0.1)
+
+
+def test_the_ten_lines_show_their_key(run, server, monkeypatch):
+    """It is enough that nobody listens."""
+    server.url = closed_port()
+    monkeypatch.setenv("OPENWEATHERMAP_URL", server.url)
+    assert "appid=SENTINEL" in ten(server).stderr
+    status, out, err = run("weather.py", "London", *options_for("openweathermap"))
+    assert (status, "SENTINEL" in out + err) == (1, False)
+
+
+def test_the_ten_lines_call_every_fault_the_same(get, server):
+    told = set()
+    for body in ({"cod": 401}, {"cod": "404"}, {"cod": 429}):
+        server.faults["*"] = [fake.says(int(body["cod"]), json.dumps(body))]
+        assert ten(server).stdout == "Error fetching the weather data.\n"
+        with pytest.raises(weather.WeatherError) as caught:
+            get("London", "openweathermap")
+        told.add((type(caught.value), str(caught.value)))
+    assert len(told) == 3
+
+
+def test_the_ten_lines_take_200_for_success(get, server):
+    server.faults["*"] = [fake.says(200, '{"cod": "404", "message": "city not found"}')]
+    assert "Traceback" in ten(server).stderr
+    with pytest.raises(weather.CityNotFound):
+        get("London", "openweathermap")

@@ -1,0 +1,730 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["requests>=2.31"]
+# ///
+# SPDX-FileCopyrightText: 2026 the netscripts authors
+# SPDX-License-Identifier: 0BSD
+"""Show the weather of any city, now and with --forecast on the next days: from Open-Meteo, which needs no key, or from
+OpenWeatherMap when there is one. It does not guess where you are, and takes no other place for the one you name.
+
+examples:
+  python weather.py London                     the weather now, without a key
+  python weather.py 'Paris, FR' Tokyo Lima     several cities at once, shown in this order
+  python weather.py Oslo --forecast 7          a week, and its temperatures drawn as a curve
+  OPENWEATHER_API_KEY=... python weather.py Prague --lang cs --json
+
+what the ten-line version gets wrong:
+  It has no timeout: a server that says nothing keeps it forever.
+  It has its key in clear text: in the source, over http, and in the URL that every error of requests shows.
+  It calls every fault the same, be it the city, the key, the limit, the provider or the network.
+  It takes status 200 for success, and ends in a traceback when the answer says otherwise.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import io
+import itertools
+import json
+import logging
+import os
+import re
+import shutil
+import ssl
+import sys
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus, urlencode, urlsplit
+
+__all__ = ["Forecast", "Place", "Provider", "Weather", "WeatherError", "get_weather"]
+
+log = logging.getLogger(__name__)
+
+PROGRAM = os.path.basename(__file__)
+KEY_VARIABLES = ("OPENWEATHER_API_KEY", "OPENWEATHERMAP_API_KEY", "OWM_API_KEY")
+CACHE_S = 600  # neither provider has anything new earlier, and both ask not to be asked
+CONNECT_S = 5.0
+INFINITE_S = float("inf")
+BACKOFF_S = (0.3, 0.6, INFINITE_S)  # before the first retry and the second, which is the last
+PATIENCE_S = 5.0  # the longest Retry-After that is waited for
+READ_BYTES, MAX_READS = 65_536, 16  # of an answer: 16 days by the hour are 20,000 bytes
+AT_ONCE = 16  # cities: enough to hide the waiting, few enough for the providers' limits
+DAY_S = 86_400.0
+KELVIN = 273.15
+COMPASS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW", "NW", "NNW")
+NEAR_NAMES = 4
+BLOCKS, CURVE_ROWS, CURVE_COLUMNS = " ▁▂▃▄▅▆▇█", 4, 96
+UNITS = {
+    "metric": {"temperature": "°C", "wind_speed": "m/s"},
+    "imperial": {"temperature": "°F", "wind_speed": "mph"},
+    "standard": {"temperature": "K", "wind_speed": "m/s"},
+}
+# Our names for what they send, and where it is in Open-Meteo's answers and OpenWeatherMap's
+OPEN_METEO_PLACE = {
+    "name": "name", "region": "admin1", "country": "country", "country_code": "country_code",
+    "latitude": "latitude", "longitude": "longitude",
+}  # fmt: skip
+OPEN_METEO_NOW = {
+    "description": "weather_code", "temperature": "temperature_2m", "feels_like": "apparent_temperature",
+    "humidity_percent": "relative_humidity_2m", "wind_speed": "wind_speed_10m", "wind_gust": "wind_gusts_10m",
+    "wind_from_deg": "wind_direction_10m", "pressure_hpa": "pressure_msl",
+}  # fmt: skip
+OPEN_METEO_DAY = {
+    "description": "weather_code", "low": "temperature_2m_min", "high": "temperature_2m_max",
+    "rain_chance_percent": "precipitation_probability_max", "precipitation_mm": "precipitation_sum",
+}  # fmt: skip
+OPEN_METEO_TIMES = {"observed_at": "current.time", "sunrise": "daily.sunrise.0", "sunset": "daily.sunset.0"}
+OPENWEATHERMAP_PLACE = {**OPEN_METEO_PLACE, "region": "state", "country_code": "country"}
+OPENWEATHERMAP_PLACE |= {"latitude": "lat", "longitude": "lon"}
+OPENWEATHERMAP_NOW = {
+    "description": "weather", "temperature": "main.temp", "feels_like": "main.feels_like",
+    "humidity_percent": "main.humidity", "wind_speed": "wind.speed", "wind_gust": "wind.gust",
+    "wind_from_deg": "wind.deg", "pressure_hpa": "main.pressure",
+    "observed_at": "dt", "sunrise": "sys.sunrise", "sunset": "sys.sunset",
+}  # fmt: skip
+OPENWEATHERMAP_STEP = {
+    "observed_at": "dt", "description": "weather", "temperature": "main.temp", "low": "main.temp_min",
+    "high": "main.temp_max", "chance": "pop", "rain": "rain.3h", "snow": "snow.3h",
+}  # fmt: skip
+TEXTS, TIMES = ("name", "region", "country", "country_code"), ("observed_at", "sunrise", "sunset")
+DEGREES = ("temperature", "feels_like", "low", "high")
+# WMO table 4677, as far as Open-Meteo uses it, in its words
+WMO = {
+    0: "clear sky", 1: "mainly clear", 2: "partly cloudy", 3: "overcast", 45: "fog", 48: "depositing rime fog",
+    51: "light drizzle", 53: "moderate drizzle", 55: "dense drizzle", 56: "light freezing drizzle",
+    57: "dense freezing drizzle", 61: "slight rain", 63: "moderate rain", 65: "heavy rain", 66: "light freezing rain",
+    67: "heavy freezing rain", 71: "slight snow fall", 73: "moderate snow fall", 75: "heavy snow fall",
+    77: "snow grains", 80: "slight rain showers", 81: "moderate rain showers", 82: "violent rain showers",
+    85: "slight snow showers", 86: "heavy snow showers", 95: "thunderstorm", 96: "thunderstorm with slight hail",
+    99: "thunderstorm with heavy hail",
+}  # fmt: skip
+# Where OpenWeatherMap's codes are not ISO's (https://openweathermap.org/current#multi)
+LANGUAGES = {"cs": "cz", "ko": "kr", "lv": "la", "nb": "no", "uk": "ua", "zh": "zh_cn", "zh-tw": "zh_tw"}
+LANGUAGES |= {"zh-hk": "zh_tw", "pt-br": "pt_br"}
+Get = Callable[..., Any]  # get(url, **params): the JSON that a provider answers
+
+
+class WeatherError(Exception):
+    """There is no weather; the subclass says why. retry_s: in so many seconds there may be, None if nobody knows."""
+
+    def __init__(self, message: str, retry_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_s = retry_s
+
+
+# fmt: off
+class CityNotFound(WeatherError): ...
+class BadKey(WeatherError): ...
+class RateLimited(WeatherError): ...
+class ProviderFailed(WeatherError): ...
+class NoNetwork(WeatherError): ...
+class TooSlow(WeatherError): ...
+# fmt: on
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A place that a geocoder found; its position in degrees."""
+
+    name: str
+    region: str | None
+    country: str | None
+    country_code: str | None
+    latitude: float
+    longitude: float
+
+    def __str__(self) -> str:
+        return ", ".join(filter(None, (self.name, self.region, self.country)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """A day to come, or today."""
+
+    date: date
+    description: str | None
+    low: float | None
+    high: float | None
+    rain_chance_percent: float | None
+    precipitation_mm: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Weather:
+    """The weather now. `units` are those of temperatures and wind; what a provider did not send is None.
+
+    others: further places of that name. days: as many as were asked for; curve: their temperatures, by the hour or
+    every third. Times are the place's own.
+    """
+
+    place: Place
+    others: tuple[Place, ...] = ()
+    units: Mapping[str, str]
+    description: str | None
+    temperature: float | None
+    feels_like: float | None
+    humidity_percent: float | None
+    wind_speed: float | None
+    wind_gust: float | None
+    wind_from_deg: float | None
+    pressure_hpa: float | None
+    sunrise: datetime | None
+    sunset: datetime | None
+    observed_at: datetime | None
+    days: tuple[Forecast, ...] = ()
+    curve: tuple[tuple[datetime, float], ...] = ()
+
+    def __str__(self) -> str:
+        known = filter(None, (self.description, amount(self.temperature, self.units["temperature"], 1)))
+        return f"The weather in {self.place.name} is {' with a temperature of '.join(known)}"
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that could steer a terminal or forge a line."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def amount(value: float | None, unit: str, digits: int = 0) -> str:
+    return "" if value is None else f"{value:z.{digits}f}{unit}"
+
+
+def dig(data: Any, path: str) -> Any:
+    """dig(data, "list.0.dt") is data["list"][0]["dt"], or None where there is no such thing."""
+    for step in path.split("."):
+        try:
+            data = data[int(step) if step.isdigit() else step]
+        except (LookupError, TypeError):
+            return None
+    return data
+
+
+def read(data: Any, table: Mapping[str, str], offset_s: float = 0, kelvin: bool = False) -> dict[str, Any]:
+    """What a table {our name: path} leads to; None is what is not there, or is not of that kind.
+
+    offset_s: the place's from UTC; kelvin: whether to make celsius that.
+    """
+    zone, add = timezone(timedelta(seconds=offset_s)), KELVIN if kelvin else 0
+    found = {field: (field, dig(data, path)) for field, path in table.items()}
+    return {field: convert(*pair, zone, add if field in DEGREES else 0) for field, pair in found.items()}
+
+
+def convert(field: str, value: Any, zone: timezone, add: float) -> Any:
+    """The value as the field has it. Texts are escaped here, where they come in, and so safe wherever they go."""
+    if field == "description":
+        return in_words(value)
+    if field in TIMES and isinstance(value, str):  # has no offset
+        return datetime.fromisoformat(value).replace(tzinfo=zone)
+    if field in TEXTS:
+        return printable(value) if isinstance(value, str) else None
+    if not isinstance(value, int | float) or not abs(value) < 1e10:  # subtle: as NaN is not
+        return None
+    return round(value + add, 5) if field not in TIMES else datetime.fromtimestamp(value, zone) if value else None
+
+
+def in_words(value: Any) -> str | None:
+    """A WMO code in words, or OpenWeatherMap's: there can be several conditions at a time, or none."""
+    if isinstance(value, list):
+        return ", ".join(printable(one["description"]) for one in value) or None
+    return None if value is None else WMO.get(value, f"WMO code {value:g}")
+
+
+def folded(text: str | None) -> str:
+    """The text without case and accents, to compare names."""
+    parts = unicodedata.normalize("NFKD", (text or "").casefold())
+    return "".join(char for char in parts if not unicodedata.combining(char)).strip()
+
+
+def choose(city: str, found: Sequence[Place]) -> list[Place]:
+    """Those of the places that are meant by `city`, as in 'London, Ontario, CA'. Raises CityNotFound.
+
+    Londonderry is not meant by 'London', but Munich is by 'München': a name that differs throughout is another of it.
+    """
+    name, *qualifiers = map(folded, city.split(","))
+    longer = re.compile(re.escape(name) + "[a-z]")
+    near = [(place, {*map(folded, (place.region, place.country, place.country_code))}) for place in found]
+    fitting = [p for p, known in near if known >= {*filter(None, qualifiers)} and not longer.match(folded(p.name))]
+    if not fitting:
+        names = "; ".join(dict.fromkeys(map(str, found[:NEAR_NAMES])))
+        raise CityNotFound("no such city" + (f"; there is {names}" if names else ""))
+    return sorted(fitting, key=lambda place: folded(place.name) != name)
+
+
+def places(found: Sequence[Any], table: Mapping[str, str]) -> list[Place]:
+    """What a geocoder found, less what has no name or no position."""
+    known = [read(one, table) for one in found]
+    return [Place(**one) for one in known if one["name"] and None not in (one["latitude"], one["longitude"])]
+
+
+def base_url(url: str) -> str:
+    """The URL, if a key may go there. Raises ValueError."""
+    parts = urlsplit(url)
+    loopback = re.fullmatch(r"localhost|::1|127(\.\d+){3}", parts.hostname or "")
+    if parts.hostname and (parts.scheme == "https" or (parts.scheme == "http" and loopback)):
+        return url.rstrip("/")
+    raise ValueError(f"{printable(url)} is not an https URL; plain http is for loopback only")
+
+
+def check(title: str, status: int, retry_after: str, answer: Any) -> None:
+    """Raise WeatherError unless this is an answer; it is None if it was not JSON.
+
+    OpenWeatherMap has its own status in `cod`, a number or a string, and sends a 404 within a 200. Open-Meteo's 429
+    says in words whether the requests of a minute, an hour or a day are used up.
+    """
+    status = int(dig(answer, "cod") or status)
+    reason = printable(str(dig(answer, "reason") or dig(answer, "message") or ""))
+    says = f" (status {status}{', ' if reason else ''}{reason})"
+    if status == 429:
+        wait_s = float(retry_after) if retry_after.isdecimal() else None
+        wait_s = 3600.0 if "hour" in reason.lower() else DAY_S if "daily" in reason.lower() else wait_s
+        when = f"in {wait_s:.0f} s" if wait_s is not None else printable(retry_after) or "later, it does not say when"
+        raise RateLimited(f"{title} has had too many requests; come back {when}{says}", wait_s)
+    if status in (500, 502, 503, 504):
+        raise ProviderFailed(f"{title} is down{says}", 0)
+    if not isinstance(answer, dict | list):
+        raise ProviderFailed(f"{title} sent something that is not its JSON{says}")
+    if status == 401:
+        raise BadKey(f"{title} does not accept the key; a new one takes some hours to work")
+    if status == 404 or reason == "Nothing to geocode":
+        raise CityNotFound("no such city")
+    if status != 200:
+        raise ProviderFailed(f"{title} refuses the question{says}")
+
+
+def explain_fault(title: str, error: Exception) -> WeatherError:
+    """The cause of an exception of requests: the innermost one knows it."""
+    cause: BaseException = error
+    while cause.__context__:
+        cause = cause.__context__
+    words = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None) or "it broke the connection off"
+    if type(error).__name__ == "ProxyError":
+        return NoNetwork("the proxy lets nothing through (HTTPS_PROXY)", 0)
+    if isinstance(cause, TimeoutError):
+        return TooSlow(f"{title}: no answer in time (--timeout)")
+    if isinstance(cause, OSError) and not isinstance(cause, ConnectionError | ssl.SSLError):
+        return NoNetwork(f"{title} cannot be reached ({words}); is there a network?", 0)
+    if isinstance(cause, ssl.SSLError):
+        return ProviderFailed(f"TLS with {title} failed: {words}")
+    return ProviderFailed(f"{title} is down: {words}", 0)
+
+
+def adapter_with(secret: str) -> Any:
+    """An adapter of requests that adds `secret` to the URL only as http.client writes the request line.
+
+    What is above does not know it, and so no exception, no log and no redirect can give it away.
+    """
+    from requests.adapters import HTTPAdapter
+
+    class WithSecret:
+        def putrequest(self, method: str, url: str, **options: Any) -> None:
+            super().putrequest(method, url + secret, **options)  # type: ignore[misc]
+
+    class Adapter(HTTPAdapter):
+        def cert_verify(self, conn: Any, *args: Any) -> None:  # called with the pool before each request
+            super().cert_verify(conn, *args)  # type: ignore[no-untyped-call]
+            conn.ConnectionCls = type("Connection", (WithSecret, type(conn).ConnectionCls), {})
+
+    return Adapter(pool_maxsize=AT_ONCE)
+
+
+def cache_file() -> Path:
+    default = {"darwin": "~/Library/Caches", "win32": "~/AppData/Local"}.get(sys.platform, "~/.cache")
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(default), "netscripts-weather.json")
+
+
+def fresh(kept: Any) -> dict[str, tuple[float, Any]]:
+    return {url: (at, answer) for url, (at, answer) in dict(kept).items() if 0 <= time.time() - at < CACHE_S}
+
+
+def load_cache() -> dict[str, tuple[float, Any]]:
+    """The answers of the last ten minutes, by their URLs; a damaged file has none."""
+    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+        return fresh(json.loads(cache_file().read_bytes()))
+    return {}
+
+
+def save_cache(kept: Mapping[str, Any]) -> None:
+    path, part = cache_file(), cache_file().with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part.write_text(json.dumps(fresh({**load_cache(), **kept})))
+        part.replace(path)  # whoever reads finds all of it or what was there before
+    except OSError as error:
+        log.warning("the cache is of no use: %s", error)
+
+
+class Provider:
+    """Where weather comes from: one session, and a deadline of `timeout_s` for each city.
+
+    A subclass has two methods, which ask through get(url, **params). Raises ValueError for a URL that is not https.
+    units: metric, imperial or standard; lang: an ISO code; urls: instead of those in the variables or in `bases`.
+    """
+
+    title = terms = attribution = ""
+    bases: tuple[tuple[str, str], ...] = ()  # the variable that overrides each, and the URL
+    needs_key = False
+
+    def __init__(
+        self, key: str = "", *, units: str = "metric", lang: str = "en", urls: Sequence[str] = (),
+        timeout_s: float = 10.0, cache: bool = True,
+    ) -> None:  # fmt: skip
+        import requests
+
+        self.urls = [base_url(url) for url in urls or (os.environ.get(name) or base for name, base in self.bases)]
+        self.key, self.units, self.lang = key if self.needs_key else "", units, lang.lower().replace("_", "-")
+        self.language = self.lang.partition("-")[0]
+        self.timeout_s, self.cache, self._kept = timeout_s, cache, load_cache() if cache else {}
+        self._session = requests.Session()
+        self._session.trust_env = all(url.startswith("https:") for url in self.urls)  # loopback needs no proxy
+        adapter = adapter_with(f"&{urlencode({'appid': self.key})}" if self.key else "")
+        for url in self.urls:
+            self._session.mount(url, adapter)
+
+    def find(self, get: Get, city: str) -> list[Place]:
+        """The places that `city` can mean, the likeliest first. Raises CityNotFound."""
+        raise NotImplementedError
+
+    def weather(self, get: Get, place: Place, days: int) -> Weather:
+        """The weather of the place, now and on so many days."""
+        raise NotImplementedError
+
+    def ask(self, cities: Sequence[str], days: int = 0) -> Iterator[Weather | WeatherError]:
+        """The weather of each city, or why there is none, in the order asked; several are asked at once."""
+        for first in range(0, len(cities), AT_ONCE):
+            deadline = time.monotonic() + self.timeout_s
+            for future in [self._start(city, days, deadline) for city in cities[first : first + AT_ONCE]]:
+                try:
+                    yield future.result(max(0, deadline - time.monotonic()))
+                except TimeoutError:
+                    yield TooSlow(f"{self.title}: no answer in {self.timeout_s:g} s (--timeout)")
+        if self.cache:
+            save_cache(self._kept)
+
+    def _start(self, *question: Any) -> "Future[Weather | WeatherError]":
+        """Ask in a thread that can be given up: nothing ends the lookup of a name, or an answer that drips."""
+        future: Future[Weather | WeatherError] = Future()
+        threading.Thread(target=lambda: future.set_result(self._answer(*question)), daemon=True).start()
+        return future
+
+    def _answer(self, city: str, days: int, deadline: float) -> Weather | WeatherError:
+        try:
+            place, *others = self.find(get := functools.partial(self._get, deadline), city)
+            weather = self.weather(get, place, days)
+        except WeatherError as error:
+            return error
+        except Exception as error:
+            log.debug("what it sent was not understood", exc_info=error)
+            return ProviderFailed(f"{self.title} sent something that is not its JSON")
+        if (weather.temperature is None and not weather.description) or (days and not weather.days):
+            return ProviderFailed(f"{self.title} sent no weather")
+        named = {str(other): other for other in others if folded(other.name) == folded(place.name)}
+        return dataclasses.replace(weather, others=tuple(other for name, other in named.items() if name != str(place)))
+
+    def _get(self, deadline: float, url: str, **params: Any) -> Any:
+        """The answer, from the cache or with up to two retries. Raises WeatherError."""
+        url = f"{url}?{urlencode(params, errors='replace')}"
+        if self.cache and url in (kept := fresh(self._kept)):
+            return kept[url][1]
+        for backoff_s in BACKOFF_S:
+            try:
+                answer = self._try(url, max(0.01, deadline - time.monotonic()))
+                break
+            except WeatherError as failure:
+                wait_s = max(backoff_s, INFINITE_S if failure.retry_s is None else failure.retry_s)
+                if wait_s > min(PATIENCE_S, deadline - time.monotonic()):
+                    raise
+            time.sleep(wait_s)
+        self._kept[url] = (time.time(), answer)
+        return answer
+
+    def _try(self, url: str, left_s: float) -> Any:
+        import requests
+
+        options: dict[str, Any] = {"timeout": (min(left_s, CONNECT_S), left_s), "allow_redirects": False}
+        try:
+            with self._session.get(url, stream=True, **options) as response:
+                body = b"".join(itertools.islice(response.iter_content(READ_BYTES), MAX_READS))
+        except requests.RequestException as error:
+            raise explain_fault(self.title, error) from error
+        text, answer = body.decode("utf-8", "replace"), None
+        for secret in filter(None, (self.key, quote_plus(self.key))):
+            text = text.replace(secret, "***")  # should it be echoed
+        with contextlib.suppress(ValueError, RecursionError):
+            answer = json.loads(text)
+        check(self.title, response.status_code, response.headers.get("Retry-After", ""), answer)
+        return answer
+
+
+class OpenMeteo(Provider):
+    """See https://open-meteo.com/en/docs and https://open-meteo.com/en/docs/geocoding-api."""
+
+    title, terms = "Open-Meteo", "for non-commercial use, data CC BY 4.0, https://open-meteo.com/en/licence"
+    attribution = "Weather data by Open-Meteo.com (https://open-meteo.com/), CC BY 4.0"
+    bases = (
+        ("OPEN_METEO_URL", "https://api.open-meteo.com"),
+        ("OPEN_METEO_GEOCODING_URL", "https://geocoding-api.open-meteo.com"),
+    )
+
+    def find(self, get: Get, city: str) -> list[Place]:
+        name = city.partition(",")[0].strip()
+        found = dig(get(f"{self.urls[1]}/v1/search", name=name, count=10, language=self.language), "results")
+        return choose(city, places(found or [], OPEN_METEO_PLACE))
+
+    def weather(self, get: Get, place: Place, days: int) -> Weather:
+        answer = get(
+            f"{self.urls[0]}/v1/forecast",
+            latitude=place.latitude,
+            longitude=place.longitude,
+            current=",".join(OPEN_METEO_NOW.values()),
+            daily=",".join(["sunrise", "sunset", *OPEN_METEO_DAY.values()]),
+            hourly="temperature_2m",
+            forecast_days=max(days, 1),
+            timezone="auto",
+            wind_speed_unit="mph" if self.units == "imperial" else "ms",
+            temperature_unit="fahrenheit" if self.units == "imperial" else "celsius",
+        )
+        how: dict[str, Any] = {"offset_s": dig(answer, "utc_offset_seconds") or 0, "kelvin": self.units == "standard"}
+        now = read(answer["current"], OPEN_METEO_NOW, **how) | read(answer, OPEN_METEO_TIMES, **how)
+        daily, hourly = (rows(answer[part]) if days else [] for part in ("daily", "hourly"))
+        coming = [Forecast(date=date.fromisoformat(d["time"]), **read(d, OPEN_METEO_DAY, **how)) for d in daily[:days]]
+        hours = [read(hour, OPEN_METEO_NOW | {"observed_at": "time"}, **how) for hour in hourly]
+        return Weather(place=place, units=UNITS[self.units], **now, days=tuple(coming), curve=curve_of(hours))
+
+
+def rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Open-Meteo sends a list for each column."""
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+class OpenWeatherMap(Provider):
+    """See https://openweathermap.org/api/geocoding-api, https://openweathermap.org/current and /forecast5."""
+
+    title, terms = "OpenWeatherMap", "https://openweathermap.org/terms"
+    attribution = "Weather data provided by OpenWeather (https://openweathermap.org/)"
+    bases, needs_key = (("OPENWEATHERMAP_URL", "https://api.openweathermap.org"),), True
+
+    def find(self, get: Get, city: str) -> list[Place]:
+        if not self.key:
+            raise BadKey(f"OpenWeatherMap needs a key, in {KEY_VARIABLES[0]} or --api-key; Open-Meteo needs none")
+        query = ",".join(part.strip() for part in city.split(","))
+        found = places(get(f"{self.urls[0]}/geo/1.0/direct", q=query, limit=5)[:], OPENWEATHERMAP_PLACE)
+        if not found:
+            raise CityNotFound("no such city")
+        return found
+
+    def weather(self, get: Get, place: Place, days: int) -> Weather:
+        lang = LANGUAGES.get(self.lang) or LANGUAGES.get(self.language, self.language)
+        question = {"lat": place.latitude, "lon": place.longitude, "units": self.units, "lang": lang}
+        answer = get(f"{self.urls[0]}/data/2.5/weather", **question)
+        coming = get(f"{self.urls[0]}/data/2.5/forecast", **question)["list"] if days else []
+        offset_s = dig(answer, "timezone") or 0
+        steps = [read(step, OPENWEATHERMAP_STEP, offset_s) for step in coming]
+        by_day = [[*group] for _, group in itertools.groupby(steps, lambda step: step["observed_at"].date())][:days]
+        now, shown = read(answer, OPENWEATHERMAP_NOW, offset_s), itertools.chain(*by_day)
+        coming = tuple(map(gather, by_day))
+        return Weather(place=place, units=UNITS[self.units], **now, days=coming, curve=curve_of(shown))
+
+
+def gather(steps: Sequence[Mapping[str, Any]]) -> Forecast:
+    """A day from OpenWeatherMap's steps of three hours."""
+    sent = {name: [step[name] for step in steps if step[name] is not None] for name in steps[0]}
+    fallen = sent["rain"] + sent["snow"]
+    return Forecast(
+        date=steps[0]["observed_at"].date(),
+        description=max(sent["description"], key=sent["description"].count, default=None),
+        low=min(sent["low"], default=None),
+        high=max(sent["high"], default=None),
+        rain_chance_percent=max((100 * share for share in sent["chance"]), default=None),
+        precipitation_mm=sum(fallen) if fallen else None,
+    )
+
+
+def curve_of(steps: Iterable[Mapping[str, Any]]) -> tuple[tuple[datetime, float], ...]:
+    return tuple((step["observed_at"], step["temperature"]) for step in steps if step["temperature"] is not None)
+
+
+PROVIDERS: dict[str, type[Provider]] = {"openweathermap": OpenWeatherMap, "open-meteo": OpenMeteo}
+
+
+def pick_provider(provider: str = "auto", api_key: str | None = None, **options: Any) -> Provider:
+    keys = (api_key or "", *(os.environ.get(name, "") for name in KEY_VARIABLES))
+    key = next(filter(None, map(str.strip, keys)), "")
+    if provider == "auto":
+        provider = "openweathermap" if key else "open-meteo"
+    return PROVIDERS[provider](key=key, **options)
+
+
+def get_weather(city: str, days: int = 0, **options: Any) -> Weather:
+    """The weather now, and on so many days (at most 16, from OpenWeatherMap 5); its str() is a sentence.
+
+    options: provider (auto, openweathermap or open-meteo), api_key, and those of Provider.
+    Raises WeatherError, whose subclasses tell the causes apart.
+    """
+    [answer] = pick_provider(**options).ask([city], days)
+    if isinstance(answer, WeatherError):
+        raise answer
+    return answer
+
+
+def details(weather: Weather, now: datetime) -> list[str]:
+    """What is known besides the sentence, a line each."""
+    degrees, speed, deg = weather.units["temperature"], f" {weather.units['wind_speed']}", weather.wind_from_deg
+    rise, fall = weather.sunrise, weather.sunset
+    if rise and fall and not (fall - rise) % timedelta(days=1):  # it stays up or down: both providers make them up
+        rise = fall = None
+    wind = [
+        amount(weather.wind_speed, speed, 1),
+        "" if deg is None else f"from {COMPASS[round(deg / 22.5) % 16]}",
+        amount(weather.wind_gust, f"{speed} in gusts", 1),
+    ]
+    lines = {
+        "place": str(weather.place),
+        "other places": "; ".join(map(str, weather.others[:NEAR_NAMES])),
+        "feels like": amount(weather.feels_like, degrees, 1),
+        "humidity": amount(weather.humidity_percent, "%"),
+        "wind": ", ".join(filter(None, wind)),
+        "pressure": amount(weather.pressure_hpa, " hPa"),
+        "sunrise": f"{rise:%H:%M (%Z)}" if rise else "",
+        "sunset": f"{fall:%H:%M (%Z)}" if fall else "",
+        "observed": f"{(now - weather.observed_at) / timedelta(minutes=1):.0f} min ago" if weather.observed_at else "",
+    }
+    return [f"  {label}: {text}" for label, text in lines.items() if text]
+
+
+def day_line(day: Forecast, degrees: str) -> str:
+    warmth = " to ".join(f"{value:z5.1f}" for value in (day.low, day.high) if value is not None)
+    chance = amount(day.rain_chance_percent, "% chance of rain")
+    parts = filter(None, (day.description, chance, amount(day.precipitation_mm or None, " mm", 1)))
+    return f"  {day.date:%a %d %b}  {warmth + degrees if warmth else '':16}  {', '.join(parts)}".rstrip()
+
+
+def draw_curve(curve: Sequence[tuple[datetime, float]], width: int) -> list[str]:
+    """The temperatures in rows of blocks, from the lowest to the highest, and the days below."""
+    if not curve:
+        return []
+    columns = max(8, min(width, CURVE_COLUMNS) - 10)
+    shown = [curve[column * len(curve) // columns] for column in range(columns)]
+    low, high = min(value for _, value in shown), max(value for _, value in shown)
+    steps = [1 + round((value - low) / (high - low or 1) * (CURVE_ROWS * 8 - 1)) for _, value in shown]
+    rows = ["".join(BLOCKS[max(0, min(8, step - 8 * row))] for step in steps) for row in reversed(range(CURVE_ROWS))]
+    days = ""
+    for column, (at, _) in enumerate(shown):
+        if not column or at.date() != shown[column - 1][0].date():
+            days = f"{days[:column]:{column}}{at:%a} "
+    labels = [f"{high:z.1f}", *[""] * (CURVE_ROWS - 2), f"{low:z.1f}", ""]
+    return [f"{label:>7} {row[:columns]}".rstrip() for label, row in zip(labels, [*rows, days], strict=True)]
+
+
+def as_text(weather: Weather) -> str:
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    bold, blue, plain = ("\x1b[1m", "\x1b[36m", "\x1b[0m") if colour else ("", "", "")
+    days = [day_line(day, weather.units["temperature"]) for day in weather.days]
+    curve = draw_curve(weather.curve, shutil.get_terminal_size().columns)
+    lines = [f"{bold}{weather}{plain}", *details(weather, datetime.now(UTC)), *days]
+    return "\n".join([*lines, *(f"{blue}{line}{plain}" for line in curve)])
+
+
+def as_json(city: str, result: Weather | WeatherError, provider: Provider) -> str:
+    if isinstance(result, WeatherError):
+        return json.dumps({"city": city, "error": str(result), "cause": type(result).__name__})
+    source = {"provider": provider.title, "attribution": provider.attribution}
+    return json.dumps({"city": city, **dataclasses.asdict(result), **source}, default=lambda when: when.isoformat())
+
+
+def complain(level: str, message: str) -> None:
+    if sys.stderr:
+        with contextlib.suppress(OSError):
+            print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Around output: a closed pipe ends the program quietly, a full disk with one line."""
+    try:
+        yield
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail again at exit
+        if isinstance(error, BrokenPipeError):
+            sys.exit(0)
+        complain("error", f"cannot write the output: {error.strerror}")
+        sys.exit(1)
+
+
+def number(low: float, high: float, kind: Callable[[str], float] = int) -> Callable[[str], float]:
+    """An argparse type: a number from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if low <= kind(text) <= high:
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
+
+    return parse
+
+
+def show_city(city: str, result: Weather | WeatherError, provider: Provider, json_wanted: bool) -> None:
+    with writing():
+        if json_wanted:
+            print(as_json(city, result, provider), flush=True)
+        elif isinstance(result, WeatherError):
+            complain("error", f"{printable(city)}: {result}")
+        else:
+            print(as_text(result), flush=True)
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    summary, _, details = (__doc__ or "").partition("\n\n")
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
+    add, seconds = parser.add_argument, number(0.01, DAY_S, float)
+    add("city", nargs="+", metavar="CITY", help="a city, or 'CITY, COUNTRY' or 'CITY, REGION, COUNTRY'")
+    add("--units", choices=UNITS, default="metric", help="°C and m/s, °F and mph, or K and m/s (%(default)s)")
+    add("--lang", default="en", metavar="LANG", help="language of names or, by OpenWeatherMap, words (%(default)s)")
+    days = "and so many days (%(const)s); at most 16, from OpenWeatherMap 5"
+    add("--forecast", type=number(1, 16), nargs="?", const=5, default=0, metavar="DAYS", help=days)
+    auto = "auto is openweathermap if there is a key, else open-meteo"
+    add("--provider", choices=["auto", *PROVIDERS], default="auto", help=auto)
+    key = f"for OpenWeatherMap; here others can see it, not in {', '.join(KEY_VARIABLES)}"
+    add("--api-key", metavar="KEY", help=key)
+    add("--json", action="store_true", help="print an object a city")
+    add("--no-cache", action="store_true", help="neither use nor keep answers of the last ten minutes")
+    add("--timeout", type=seconds, default=10.0, metavar="S", help="for each city as a whole (%(default)g)")
+    args = parser.parse_args(argv)
+    if not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z]{2,4})?", args.lang):
+        parser.error(f"argument --lang: {args.lang!r} is not a language, as en or pt-BR")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    logging.basicConfig(format=f"{PROGRAM}: warning: %(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a letter
+    options = {"units": args.units, "lang": args.lang, "timeout_s": args.timeout, "cache": not args.no_cache}
+    status = 0
+    try:
+        provider = pick_provider(args.provider, args.api_key, **options)
+        complain("info", f"from {provider.title}: {provider.terms}")
+        for city, result in zip(args.city, provider.ask(args.city, args.forecast), strict=True):
+            show_city(city, result, provider, args.json)
+            status |= isinstance(result, WeatherError)
+    except KeyboardInterrupt:
+        return 130
+    except ImportError:
+        complain("error", "it needs requests: pip install requests")
+        return 1
+    except ValueError as error:
+        complain("error", str(error))
+        return 2
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
