@@ -36,8 +36,9 @@ import sys
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 __all__ = ["Load", "exchange"]
@@ -254,12 +255,10 @@ def raise_file_limit(sockets: int) -> int:
     except ImportError:  # Windows has no such limit
         return sockets
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = sockets + SPARE_FILES
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return sockets
-    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(1, soft - SPARE_FILES)
+    if soft < sockets + SPARE_FILES:
+        soft = min(sockets + SPARE_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(sockets, soft - SPARE_FILES))
 
 
 def printable(text: str) -> str:
@@ -286,26 +285,22 @@ def writing() -> Iterator[None]:
         sys.exit(1)
 
 
-def number(low: float, high: float, kind: Callable[[str], float] = int) -> Callable[[str], float]:
-    """An argparse type: a number from `low` to `high`."""
-
-    def parse(text: str) -> float:
-        with contextlib.suppress(ValueError):
-            if low <= kind(text) <= high:
-                return kind(text)
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
-
-    return parse
+def number(kind: type[float], low: float, high: float, text: str) -> float:
+    """With all but `text` bound, an argparse type: an int or a float from `low` to `high`."""
+    with contextlib.suppress(ValueError):
+        if low <= kind(text) <= high:
+            return kind(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     summary, _, details = (__doc__ or "").partition("\n\n")
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
-    add, seconds = parser.add_argument, number(0.01, DAY_S, float)
-    counts = number(1, 100_000_000)
+    add, seconds = parser.add_argument, partial(number, float, 0.01, DAY_S)
+    counts = partial(number, int, 1, 100_000_000)
     add("--host", default="localhost", help="name or address of the server (%(default)s)")
-    add("--port", type=number(1, 65_535), default=12345, help="(%(default)s)")
+    add("--port", type=partial(number, int, 1, 65_535), default=12345, help="(%(default)s)")
     add("--message", default="Hello, World!", help="what to send (%(default)s)")
     add("-n", "--connections", type=counts, metavar="CONNECTIONS", help="so many, and print a summary")
     add("-c", "--concurrency", type=counts, default=100, metavar="CONCURRENCY", help="so many at once (%(default)s)")

@@ -32,7 +32,8 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 __all__ = ["ReceiveError", "receive", "stream"]
@@ -296,30 +297,27 @@ def read_stdin() -> Iterator[bytes]:
         yield data
 
 
-def number(low: float, high: float, kind: Callable[[str], float] = int) -> Callable[[str], float]:
-    """An argparse type: a number from `low` to `high`."""
-
-    def parse(text: str) -> float:
-        with contextlib.suppress(ValueError):
-            if low <= kind(text) <= high:
-                return kind(text)
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
-
-    return parse
+def number(kind: type[float], low: float, high: float, text: str) -> float:
+    """With all but `text` bound, an argparse type: an int or a float from `low` to `high`."""
+    with contextlib.suppress(ValueError):
+        if low <= kind(text) <= high:
+            return kind(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     summary, _, details = (__doc__ or "").partition("\n\n")
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
-    add, seconds = parser.add_argument, number(0.01, DAY_S, float)
+    add, seconds = parser.add_argument, partial(number, float, 0.01, DAY_S)
+    seconds_or_0 = partial(number, float, 0, DAY_S)
     add("--host", default="localhost", help="name or address of the server (%(default)s)")
-    add("--port", type=number(1, 65_535), default=12345, help="(%(default)s)")
+    add("--port", type=partial(number, int, 1, 65_535), default=12345, help="(%(default)s)")
     add("--send", metavar="TEXT", help="send TEXT, or with - standard input, then half-close")
     add("--timeout", type=seconds, default=10.0, metavar="S", help="to connect, and for each silence (%(default)g)")
-    add("--wait", type=number(0, DAY_S, float), default=0.0, metavar="S", help="try again while refused (%(default)g)")
+    add("--wait", type=seconds_or_0, default=0.0, metavar="S", help="try again while refused (%(default)g)")
     limit = f"stop after so many ({MAX_BYTES}, with --raw no limit)"
-    add("--max-bytes", type=number(1, sys.maxsize), metavar="N", help=limit)
+    add("--max-bytes", type=partial(number, int, 1, sys.maxsize), metavar="N", help=limit)
     add("--raw", action="store_true", help="pass the bytes on to stdout, unchanged, as they come")
     add("--tls", action="store_true", help="speak TLS, and check the server's certificate")
     add("--ca", metavar="FILE", help="trust these certificates (PEM) instead of the system's")

@@ -37,7 +37,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -176,23 +176,19 @@ class Connection:
         self._handler.connection_made(self)
 
     def _flush(self) -> bool:
-        """Send what has been waiting; true when that is over."""
-        while self._unsent and not self._failure:
-            sent = self._push(self._unsent)
-            if not sent:
-                return False
+        """Send what has been waiting, and have the loop come back for the rest; true when there is none."""
+        while self._unsent and (sent := self._push(self._unsent)):
             del self._unsent[:sent]
-        self._watch(selectors.EVENT_READ)
-        return True
+        self._watch(selectors.EVENT_WRITE if self._unsent else selectors.EVENT_READ)
+        return not self._unsent
 
     def _push(self, data: bytes | bytearray) -> int:
-        """Send what goes without waiting, and have the loop come back for the rest."""
+        """Send what goes without waiting; after a failure nothing is left to send."""
         try:
             sent = self._sock.send(data)
             self._deadline = self._server._fresh_deadline
             return sent
         except WOULD_BLOCK:
-            self._watch(selectors.EVENT_WRITE)
             return 0
         except OSError as error:
             self._fail(error)
@@ -270,7 +266,7 @@ class TCPServer:
         self._accepting = self._resting = self._warned = self._stopping = False
         self._stop_at = math.inf
         self._next_tick = self._fresh_deadline = -math.inf
-        self._serving = threading.Lock()
+        self._serving = threading.RLock()
         self._listeners = listen(address)
         self.addresses: list[Address] = [listener.getsockname()[:2] for listener in self._listeners]
         self.address = self.addresses[0]
@@ -287,18 +283,20 @@ class TCPServer:
 
     def serve_forever(self) -> None:
         """Serve until shutdown(), then close everything."""
-        with self._serving, woken_by_signals(self._waker):
-            try:
-                while not self._stopping:
-                    self._accept_if(len(self._connections) < self._max_connections and not self._resting)
-                    self._take_turn()
-                self._accept_if(False)
-                for listener in self._listeners:
-                    listener.close()  # who comes now is refused at once
-                while self._connections and time.monotonic() < self._stop_at:
-                    self._take_turn()
-            finally:
-                self._close()
+        with self._serving, contextlib.ExitStack() as after:
+            after.callback(self.close)
+            with contextlib.suppress(ValueError):  # not the main thread, which alone has signals
+                # One that arrives just before select() must end it, too, and on Windows any: it writes a byte.
+                before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+                after.callback(signal.set_wakeup_fd, before)
+            while not self._stopping:
+                self._accept_if(len(self._connections) < self._max_connections and not self._resting)
+                self._take_turn()
+            self._accept_if(False)
+            for listener in self._listeners:
+                listener.close()  # who comes now is refused at once
+            while self._connections and time.monotonic() < self._stop_at:
+                self._take_turn()
 
     def shutdown(self, grace_s: float | None = None) -> None:
         """Accept no more, and let serve_forever() return when all have finished or `grace_s` is over.
@@ -313,15 +311,12 @@ class TCPServer:
     def close(self) -> None:
         """Cut what is open, wait for serve_forever() to return, free the addresses. Not from a handler."""
         self.shutdown(0)
-        with self._serving:
-            self._close()
-
-    def _close(self) -> None:
-        for connection in list(self._connections):
-            connection._drop(ConnectionAbortedError(errno.ECONNABORTED, "the server shuts down"))
-        self._selector.close()
-        for sock in (*self._listeners, self._wake_end, self._waker):
-            sock.close()
+        with self._serving:  # serve_forever() has it already, and comes by at its end
+            for connection in list(self._connections):
+                connection._drop(ConnectionAbortedError(errno.ECONNABORTED, "the server shuts down"))
+            self._selector.close()
+            for sock in (*self._listeners, self._wake_end, self._waker):
+                sock.close()
 
     def _take_turn(self) -> None:
         """Wait for events, and let each connection that has one do its part."""
@@ -379,19 +374,6 @@ class TCPServer:
             connection._call(connection._open)
 
 
-@contextlib.contextmanager
-def woken_by_signals(waker: socket.socket) -> Iterator[None]:
-    """A signal that arrives just before select() must end it, too, and on Windows any signal: it writes a byte."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
-        return
-    before = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-
-
 def listen(address: Address) -> list[socket.socket]:
     """Listening sockets on every address of a host name, all on one port."""
     host, port = address
@@ -399,8 +381,7 @@ def listen(address: Address) -> list[socket.socket]:
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, _, _, _, target in dict.fromkeys(found):  # a hosts file may say the same twice
         try:
-            target = (target[0], port, *target[2:])
-            listener = socket.create_server(target, family=family, backlog=socket.SOMAXCONN)
+            listener = socket.create_server((target[0], port, *target[2:]), family=family, backlog=socket.SOMAXCONN)
         except OSError as error:
             failure = error
             if error.errno in NO_SUCH_FAMILY:
@@ -432,12 +413,10 @@ def raise_file_limit(sockets: int) -> int:
     except ImportError:  # Windows has no such limit
         return sockets
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = sockets + SPARE_FILES
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return sockets
-    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(1, soft - SPARE_FILES)
+    if soft < sockets + SPARE_FILES:
+        soft = min(sockets + SPARE_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(sockets, soft - SPARE_FILES))
 
 
 class Console(logging.Handler):
@@ -464,32 +443,29 @@ def complain(level: str, message: str) -> None:
             print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
 
 
-def number(low: float, high: float, kind: Callable[[str], float] = int) -> Callable[[str], float]:
-    """An argparse type: a number from `low` to `high`."""
-
-    def parse(text: str) -> float:
-        with contextlib.suppress(ValueError):
-            if low <= kind(text) <= high:
-                return kind(text)
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
-
-    return parse
+def number(kind: type[float], low: float, high: float, text: str) -> float:
+    """With all but `text` bound, an argparse type: an int or a float from `low` to `high`."""
+    with contextlib.suppress(ValueError):
+        if low <= kind(text) <= high:
+            return kind(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     summary, _, details = (__doc__ or "").partition("\n\n")
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
-    add, seconds = parser.add_argument, number(0.01, DAY_S, float)
+    add, seconds = parser.add_argument, partial(number, float, 0.01, DAY_S)
     add("--host", default="localhost", help="name or address to listen on; '' is every interface (%(default)s)")
-    add("--port", type=number(0, 65_535), default=12345, help="0 is any free one (%(default)s)")
+    add("--port", type=partial(number, int, 0, 65_535), default=12345, help="0 is any free one (%(default)s)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--message", default="Hello, World!", help="the greeting (%(default)s)")
     what.add_argument("--echo", action="store_true", help="send back what comes, instead of greeting")
-    counts = number(1, 1_000_000)
+    seconds_or_0 = partial(number, float, 0, DAY_S)
+    counts = partial(number, int, 1, 1_000_000)
     add("--max-connections", type=counts, default=10_000, metavar="N", help="at once; the others wait (%(default)s)")
     add("--timeout", type=seconds, default=60.0, metavar="S", help="drop a connection idle for so long (%(default)g)")
-    add("--grace", type=number(0, DAY_S, float), default=5.0, metavar="S", help="to finish after Ctrl+C (%(default)g)")
+    add("--grace", type=seconds_or_0, default=5.0, metavar="S", help="to finish after Ctrl+C (%(default)g)")
     add("--tls-cert", metavar="FILE", help="speak TLS: the certificate chain, in PEM")
     add("--tls-key", metavar="FILE", help="and its private key, in PEM")
     add("--once", action="store_true", help="serve one connection, then exit")
@@ -500,9 +476,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def server_context(cert: str | None, key: str) -> ssl.SSLContext | None:
-    if not cert:
-        return None
+def server_context(cert: str, key: str) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.options |= ssl.OP_NO_RENEGOTIATION  # a client could make it compute without end
@@ -523,13 +497,10 @@ def build_server(args: argparse.Namespace) -> TCPServer:
             server.shutdown(math.inf)
         return Echo() if args.echo else Greeter(os.fsencode(args.message))
 
-    limits = {
-        "timeout_s": args.timeout,
-        "grace_s": args.grace,
-        "ssl_context": server_context(args.tls_cert, args.tls_key),
-    }
+    limits = {"timeout_s": args.timeout, "grace_s": args.grace, "max_connections": room}
+    context = server_context(args.tls_cert, args.tls_key) if args.tls_cert else None
     try:
-        server = TCPServer((args.host, args.port), handler, max_connections=room, **limits)
+        server = TCPServer((args.host, args.port), handler, ssl_context=context, **limits)
     except (OSError, UnicodeError) as error:
         cause = str(getattr(error, "strerror", error)).partition(" (while")[0]  # create_server() says too much
         where = format_address((args.host, args.port))
@@ -537,20 +508,15 @@ def build_server(args: argparse.Namespace) -> TCPServer:
     return server
 
 
-def stop_on_signals(server: TCPServer) -> None:
-    """SIGINT and SIGTERM shut the server down, a second one at once."""
-    graces = iter([None])
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda *_: server.shutdown(next(graces, 0.0)))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, handlers=[Console()])
     try:
         with build_server(args) as server:
-            if threading.current_thread() is threading.main_thread():
-                stop_on_signals(server)
+            graces = iter([args.grace])  # for a second signal, none
+            with contextlib.suppress(ValueError):  # not the main thread, which alone has signals
+                for each in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(each, lambda *_: server.shutdown(next(graces, 0.0)))
             for address in server.addresses:
                 say(f"Listening on {format_address(address)}")
             server.serve_forever()

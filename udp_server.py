@@ -27,7 +27,6 @@ what the ten-line version gets wrong:
 import argparse
 import contextlib
 import errno
-import functools
 import io
 import logging
 import os
@@ -36,7 +35,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 __all__ = ["UDPServer", "acknowledge", "ask"]
@@ -125,7 +125,7 @@ class UDPServer:
         self.dropped: int | None = None
         self._warned: set[int | None] = set()
         self._stopping = False
-        self._serving = threading.Lock()
+        self._serving = threading.RLock()
         self._sockets = bind_all(address)
         self.addresses: list[Address] = [sock.getsockname()[:2] for sock in self._sockets]
         self.address = self.addresses[0]
@@ -136,7 +136,7 @@ class UDPServer:
         for sock in self._sockets:
             wildcard = ON_LINUX and sock.getsockname()[0] in ("0.0.0.0", "::")
             answering = WildcardSocket(sock) if wildcard else sock
-            self._selector.register(sock, selectors.EVENT_READ, functools.partial(self._take, answering))
+            self._selector.register(sock, selectors.EVENT_READ, partial(self._take, answering))
 
     def __enter__(self) -> "UDPServer":
         return self
@@ -146,13 +146,15 @@ class UDPServer:
 
     def serve_forever(self) -> None:
         """Serve until shutdown(), then close the sockets."""
-        with self._serving, woken_by_signals(self._waker):
-            try:
-                while not self._stopping:
-                    for key, _ in self._selector.select():
-                        key.data()
-            finally:
-                self._close()
+        with self._serving, contextlib.ExitStack() as after:
+            after.callback(self.close)
+            with contextlib.suppress(ValueError):  # not the main thread, which alone has signals
+                # One that arrives just before select() must end it, too, and on Windows any: it writes a byte.
+                before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+                after.callback(signal.set_wakeup_fd, before)
+            while not self._stopping:
+                for key, _ in self._selector.select():
+                    key.data()
 
     def shutdown(self) -> None:
         """Let serve_forever() return; does not wait for it. From any thread or signal handler; before serving, too."""
@@ -163,15 +165,12 @@ class UDPServer:
     def close(self) -> None:
         """Wait for serve_forever() to return, and free the addresses. Not from `reply`."""
         self.shutdown()
-        with self._serving:
-            self._close()
-
-    def _close(self) -> None:
-        if ON_LINUX and self.dropped is None:
-            self.dropped = sum(count_drops(sock) for sock in self._sockets)
-        self._selector.close()
-        for sock in (*self._sockets, self._wake_end, self._waker):
-            sock.close()
+        with self._serving:  # serve_forever() has it already, and comes by at its end
+            if ON_LINUX and self.dropped is None:
+                self.dropped = sum(count_drops(sock) for sock in self._sockets)
+            self._selector.close()
+            for sock in (*self._sockets, self._wake_end, self._waker):
+                sock.close()
 
     def _take(self, sock: Any) -> None:
         """Answer what has arrived, up to BATCH datagrams. A failure ends the batch; what is left is taken next."""
@@ -199,19 +198,6 @@ class UDPServer:
         if peer[1] and error.errno not in self._warned:
             self._warned.add(error.errno)
             log.warning("cannot answer %s: %s", format_address(peer), error.strerror)
-
-
-@contextlib.contextmanager
-def woken_by_signals(waker: socket.socket) -> Iterator[None]:
-    """A signal that arrives just before select() must end it, too, and on Windows any signal: it writes a byte."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
-        return
-    before = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
 
 
 def bind_all(address: Address) -> list[socket.socket]:
@@ -313,25 +299,21 @@ def complain(level: str, message: str) -> None:
             print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
 
 
-def number(low: float, high: float, kind: Callable[[str], float] = int) -> Callable[[str], float]:
-    """An argparse type: a number from `low` to `high`."""
-
-    def parse(text: str) -> float:
-        with contextlib.suppress(ValueError):
-            if low <= kind(text) <= high:
-                return kind(text)
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
-
-    return parse
+def number(kind: type[float], low: float, high: float, text: str) -> float:
+    """With all but `text` bound, an argparse type: an int or a float from `low` to `high`."""
+    with contextlib.suppress(ValueError):
+        if low <= kind(text) <= high:
+            return kind(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     summary, _, details = (__doc__ or "").partition("\n\n")
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
-    add, seconds = parser.add_argument, number(0.01, DAY_S, float)
+    add, seconds = parser.add_argument, partial(number, float, 0.01, DAY_S)
     add("--host", default="localhost", help="name or address; '' is every interface (%(default)s)")
-    add("--port", type=number(0, 65_535), default=12345, help="0 is any free one (%(default)s)")
+    add("--port", type=partial(number, int, 0, 65_535), default=12345, help="0 is any free one (%(default)s)")
     add("--no-reply", action="store_true", help="only receive")
     add("--send", metavar="TEXT", help="send TEXT to a server, print its answer, exit")
     add("--timeout", type=seconds, default=5.0, metavar="S", help="for the answer to --send (%(default)g)")
@@ -342,7 +324,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def serve(args: argparse.Namespace) -> None:
     reply = (lambda data, peer: None) if args.no_reply else acknowledge
     with UDPServer((args.host, args.port), reply) as server:
-        if threading.current_thread() is threading.main_thread():
+        with contextlib.suppress(ValueError):  # not the main thread, which alone has signals
             for each in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(each, lambda *_: server.shutdown())
         for address in server.addresses:
@@ -368,9 +350,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (OSError, UnicodeError) as error:
-        cause = (
-            "no answer in time (--timeout)" if isinstance(error, TimeoutError) else getattr(error, "strerror", error)
-        )
+        late = isinstance(error, TimeoutError)
+        cause = "no answer in time (--timeout)" if late else getattr(error, "strerror", error)
         complain("error", f"cannot {task} {where}: {cause}")
         return 1
     return 0

@@ -24,7 +24,6 @@ what the ten-line version gets wrong:
 import argparse
 import contextlib
 import dataclasses
-import functools
 import io
 import itertools
 import json
@@ -40,6 +39,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, date, datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus, urlencode, urlsplit
@@ -415,7 +415,7 @@ class Provider:
 
     def _answer(self, city: str, days: int, deadline: float) -> Weather | WeatherError:
         try:
-            place, *others = self.find(get := functools.partial(self._get, deadline), city)
+            place, *others = self.find(get := partial(self._get, deadline), city)
             weather = self.weather(get, place, days)
         except WeatherError as error:
             return error
@@ -657,16 +657,12 @@ def writing() -> Iterator[None]:
         sys.exit(1)
 
 
-def number(low: float, high: float, kind: Callable[[str], float] = int) -> Callable[[str], float]:
-    """An argparse type: a number from `low` to `high`."""
-
-    def parse(text: str) -> float:
-        with contextlib.suppress(ValueError):
-            if low <= kind(text) <= high:
-                return kind(text)
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
-
-    return parse
+def number(kind: type[float], low: float, high: float, text: str) -> float:
+    """With all but `text` bound, an argparse type: an int or a float from `low` to `high`."""
+    with contextlib.suppress(ValueError):
+        if low <= kind(text) <= high:
+            return kind(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
 
 
 def show_city(city: str, result: Weather | WeatherError, provider: Provider, json_wanted: bool) -> None:
@@ -683,12 +679,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     summary, _, details = (__doc__ or "").partition("\n\n")
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
-    add, seconds = parser.add_argument, number(0.01, DAY_S, float)
+    add, seconds = parser.add_argument, partial(number, float, 0.01, DAY_S)
     add("city", nargs="+", metavar="CITY", help="a city, or 'CITY, COUNTRY' or 'CITY, REGION, COUNTRY'")
     add("--units", choices=UNITS, default="metric", help="°C and m/s, °F and mph, or K and m/s (%(default)s)")
     add("--lang", default="en", metavar="LANG", help="language of names or, by OpenWeatherMap, words (%(default)s)")
     days = "and so many days (%(const)s); at most 16, from OpenWeatherMap 5"
-    add("--forecast", type=number(1, 16), nargs="?", const=5, default=0, metavar="DAYS", help=days)
+    add("--forecast", type=partial(number, int, 1, 16), nargs="?", const=5, default=0, metavar="DAYS", help=days)
     auto = "auto is openweathermap if there is a key, else open-meteo"
     add("--provider", choices=["auto", *PROVIDERS], default="auto", help=auto)
     key = f"for OpenWeatherMap; here others can see it, not in {', '.join(KEY_VARIABLES)}"

@@ -34,7 +34,7 @@ ten_lines = ROOT / "tests" / "ten_lines" / "weather.py"
 GUARD = """
 import errno, ipaddress, os, socket, sys
 def guard(event, args):
-    if event not in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+    if event not in ("socket.connect", "socket.getaddrinfo", "socket.sendto") or not watching():
         return
     host = args[0] if event == "socket.getaddrinfo" else args[1][0]
     try:
@@ -48,7 +48,8 @@ def guard(event, args):
     raise OSError(errno.ENETUNREACH, "Network is unreachable")
 sys.addaudithook(guard)
 """
-exec(GUARD, {"blocked": BLOCKED.append})
+WATCHING = []  # a hook cannot be taken away again, and the tests of other modules have their own networks
+exec(GUARD, {"blocked": BLOCKED.append, "watching": lambda: WATCHING})
 
 
 @pytest.fixture(autouse=True)
@@ -60,13 +61,16 @@ def world(monkeypatch, tmp_path):
     (tmp_path / "guard").mkdir()
     log = tmp_path / "blocked"
     note = f"def blocked(what):\n    with open({str(log)!r}, 'a') as file:\n        print(what, file=file)\n"
+    note += "watching = lambda: True\n"
     (tmp_path / "guard" / "sitecustomize.py").write_text(note + GUARD)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "guard"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path))
     BLOCKED.clear()
+    WATCHING.append(log)
     yield log
+    WATCHING.clear()
     assert not BLOCKED
     assert not log.exists() or not log.read_text()
 
