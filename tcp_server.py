@@ -363,10 +363,9 @@ class TCPServer:
         sock.setblocking(False)
         if self._ssl_context:
             try:
-                sock.getpeername()  # subtle: wrap_socket() loses the descriptor of a client that is gone again
                 sock = self._ssl_context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             except OSError:
-                return sock.close()
+                return  # it is gone again, and wrap_socket() has closed its descriptor
         connection = Connection(self, sock, peer)
         self._connections.add(connection)
         self._selector.register(sock, selectors.EVENT_READ, connection._ready)

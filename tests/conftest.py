@@ -60,11 +60,15 @@ def join(thread):
 
 
 class Script(subprocess.Popen):
-    """A script as a user starts it, from its command line; `addresses` are those it says it listens on."""
+    """A script as a user starts it, from its command line; `addresses` are those it says it listens on.
 
-    def __init__(self, name, *arguments, **options):
+    Warnings are errors, but for those of the categories `ignored`.
+    """
+
+    def __init__(self, name, *arguments, ignored=(), **options):
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        command = [sys.executable, "-W", "error", str(ROOT / name), *map(str, arguments)]
+        filters = ["-Werror", *(f"-Wignore::{category}" for category in ignored)]
+        command = [sys.executable, *filters, str(ROOT / name), *map(str, arguments)]
         super().__init__(command, text=True, encoding="utf-8", errors="surrogateescape", **options)
 
     def wait_until_listening(self):
