@@ -1,0 +1,1370 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["scapy>=2.5"]
+# ///
+# SPDX-FileCopyrightText: 2026 the netscripts authors
+# SPDX-License-Identifier: 0BSD
+# scapy, which is imported at run time, is GPL-2.0-only: what is shipped together with it must comply.
+"""Show HTTP/1 on the wire, or in captures, as exchanges: each request with its response, and what is missing of them.
+It pairs nothing by guessing. It decrypts no TLS, reads no HTTP/2 (a note says where they are), and keeps no bodies.
+
+examples:
+  sudo python http_analyzer.py                    the default interface, until Ctrl+C
+  sudo python http_analyzer.py tcp port 80        only this port; without a filter, any
+  python http_analyzer.py -r a.pcap b.pcapng.gz --jobs 2 --summary
+  tcpdump -U -w - | python http_analyzer.py -r - --json
+  python http_analyzer.py -r a.pcap --format combined | goaccess --log-format=COMBINED -
+
+with --json, each line has time (epoch seconds of the request's first byte), client, server, method, url, host, target
+(as sent), version, status, reason, request_bytes, response_bytes (bodies, without chunk sizes), content_type,
+user_agent, ttfb_s and duration_s (from the request's first byte to the response's first and last), and problems:
+"no request", "no response", "gap" (bytes are missing), "cut off" (it ends too early), "malformed". What is not known is
+null. --headers adds request_headers and response_headers. Bytes that are not UTF-8 are read as latin-1.
+
+what the ten-line version gets wrong:
+  It takes a packet for a request: one that needs two packets is cut or missed, and of two in one the second is.
+  It takes port 80 for HTTP: other ports are not seen, and what else is on that one is.
+  It shows no response, and so no status, no size and no time; nor the host, without which a path says little.
+  It prints what the wire says: an escape sequence in a path reaches the terminal.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import gzip
+import heapq
+import io
+import itertools
+import json
+import logging
+import math
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import time
+import zlib
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from operator import attrgetter
+from typing import Any
+from urllib.parse import parse_qsl
+
+__all__ = ["CaptureError", "Exchange", "HTTPAnalyzer", "analyze"]
+
+log = logging.getLogger(__name__)
+
+PROGRAM = os.path.basename(__file__)
+MAX_HEAD_BYTES = 65_536  # of a start line and headers, and of a look for HTTP: servers allow 8 to 64 KiB
+MAX_LINE_BYTES = 4_096  # of a chunk's size with its extensions, and of what may be a start line after a gap
+MAX_WAITING = 1_048_576, 1_024  # bytes and segments of a connection that came too early: a large receive window
+MAX_PENDING = 1_000  # messages of a connection that wait for each other: nobody pipelines more
+MAX_CONNECTIONS = 20_000  # about 30 MB
+MAX_HELD_BYTES = 25_165_824  # of all connections: early segments, unfinished heads, and those of open requests
+MESSAGE_BYTES = 500  # that a message costs beside its head
+MAX_FRAGMENTED, MAX_FRAGMENTS = 64, 256  # datagrams that wait for fragments; of one: at MTU 576 they are 119
+GRACE, GRACE_S = 16, 1.0  # frames, seconds: captures mix directions up, and show acknowledgements before the bytes
+IDLE_S = 600.0  # then a connection is forgotten: a long poll takes less
+REUSE_BYTES = 16_777_216  # behind the end of a closed connection, a segment is a late one of its own
+READ_BYTES = 1_048_576
+MAX_FRAME_BYTES = 1_048_576  # a longer record is a damaged file
+RECEIVE_BUFFER_BYTES = 33_554_432  # of the kernel: some 40,000 packets
+MAX_HOSTS = 10_000  # that --summary counts one by one
+TICK_S = 0.2
+DAY_S = 86_400.0
+
+# Numbers of Linux that the socket module does not name (packet(7); include/uapi/linux/if_packet.h).
+SOL_PACKET, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING = 263, 6, 8, 23
+SO_RCVBUFFORCE, SO_TIMESTAMPNS, VLAN_VALID, TPID_VALID, VLANS, NANO = 33, 35, 0x10, 0x40, (0x8100,), 1_000_000_000
+
+FIN, SYN, RST, ACK = 1, 2, 4, 16
+MASK, HALF = 0xFFFFFFFF, 0x80000000
+IP_TYPES = (b"\x08\x00", b"\x86\xdd", b"\x00\x21", b"\x00\x57")  # EtherTypes, and PPP's (RFC 1332, RFC 5072)
+TAGS = {b"\x81\x00": 4, b"\x88\xa8": 4, b"\x91\x00": 4, b"\x88\x64": 8}  # VLANs, PPPoE: the next type ends there
+UDP, IPV6_IN_IPV4, FRAGMENT, AUTHENTICATION, TCP = 17, 41, 44, 51, 6
+EXTENSIONS = (0, 43, FRAGMENT, AUTHENTICATION, 60, 135)
+PLAIN = struct.Struct("!BxHxxHxBxx8x4xIIBB")  # IPv4 without options, and TCP
+MAGICS = {
+    struct.pack(order + "I", magic): (order, unit)
+    for order in "<>"
+    for magic, unit in ((0xA1B2C3D4, 1e-6), (0xA1B23C4D, 1e-9))
+}
+PCAPNG = b"\n\r\r\n"
+
+METHODS = rb"GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT|PROPFIND|PROPPATCH|MKCOL|COPY|MOVE|LOCK|UNLOCK|REPORT"
+TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}"
+REQUEST = re.compile(rb"(%s) +([^\r\n]*?) +HTTP/(1\.\d)[ \t]*\r?\n" % TOKEN)
+RESPONSE = re.compile(rb"HTTP/(1\.\d) +(\d{3})(?: ([^\r\n]*))?\r?\n")
+PLAUSIBLE = re.compile(rb"(?:%s|HTTP/)(?:(?<=/)|(?= )|\Z)[^\r\n\0]*\r?\Z" % TOKEN)  # what may become either
+LOST_REQUEST = re.compile(rb"(?<![A-Z])(?:%s) \S{1,8000} HTTP/1\.[01]\r?\n" % METHODS)
+LOST_RESPONSE = re.compile(rb"HTTP/1\.[01] [1-5]\d\d[ \r\n]")
+HEAD_END = re.compile(rb"\n\r?\n")
+FIELD = re.compile(rb"\n([^\s:]+)[ \t]*:[ \t]*([^\r\n]*)")
+LENGTH = re.compile(rb"(\d{1,18})(?:, *\1)*")  # the same twice is once (RFC 9112 section 6.3)
+CHUNK = re.compile(rb"(?:\r?\n)?[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
+ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+UNTOLD, MALFORMED, CHUNKED, ENDLESS = -1, -2, -3, 1 << 62  # where a body's length stands
+
+
+class CaptureError(OSError):
+    """A capture that cannot be read to its end, or an interface that cannot be opened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """A request and its response, as --json prints them; None where it is not known."""
+
+    time: float
+    client: str
+    server: str
+    method: str | None
+    url: str | None
+    host: str | None
+    target: str | None
+    version: str | None
+    status: int | None
+    reason: str | None
+    request_bytes: int | None
+    response_bytes: int | None
+    content_type: str | None
+    user_agent: str | None
+    ttfb_s: float | None
+    duration_s: float | None
+    problems: tuple[str, ...]
+    request_headers: tuple[tuple[str, str], ...] | None = None
+    response_headers: tuple[tuple[str, str], ...] | None = None
+
+
+# Frames: the TCP segment in each.
+
+
+def locate_wifi(frame: bytes, at: int) -> tuple[int, int]:
+    """Of an 802.11 frame with data, in the clear (IEEE 802.11-2020 section 9.3.2); then LLC and SNAP."""
+    kind, flags = frame[at], frame[at + 1]
+    at += 24 + 6 * (flags & 3 == 3) + (kind >> 7) * (2 + 4 * (flags >> 7))
+    return (at + 6, at + 8) if kind & 0x4C == 8 and not flags & 0x40 else (0, 0)
+
+
+def locate_ppp(frame: bytes, at: int = 0) -> tuple[int, int]:
+    return (at + 2, at + 4) if frame[at] == 0xFF else (at, at + 2)
+
+
+# By link type (tcpdump.org/linktypes.html), where the EtherType is and where its payload begins; IP alone has no type.
+LINKS: dict[int, Callable[[bytes], tuple[int, int]]] = {
+    **dict.fromkeys((0, 108), lambda frame: (-1, 4)),
+    **dict.fromkeys((12, 14, 101, 228, 229), lambda frame: (-1, 0)),
+    **dict.fromkeys((9, 50), locate_ppp),
+    1: lambda frame: (12, 14),
+    104: lambda frame: (2, 4),
+    105: lambda frame: locate_wifi(frame, 0),
+    113: lambda frame: (14, 16),
+    127: lambda frame: locate_wifi(frame, frame[2] + 256 * frame[3]),
+    276: lambda frame: (0, 20),
+}
+
+
+def locate(linktype: int, frame: bytes) -> int:
+    """Where IP begins; beyond the end when there is none."""
+    where, at = LINKS[linktype](frame) if linktype in LINKS else (0, 0)
+    kind = frame[where : where + 2] if where >= 0 else IP_TYPES[0]
+    while kind in TAGS:
+        at += TAGS[kind]
+        kind = frame[at - 2 : at]
+    return at if kind in IP_TYPES else len(frame)
+
+
+def locate_l2tp(frame: bytes, at: int) -> int:
+    """Where IP begins that is in PPP in L2TP in UDP (RFC 2661 section 3.1)."""
+    ports, flags = struct.unpack_from("!HH", frame, at), frame[at + 8]
+    at += 14 + (flags >> 5 & 2) + (flags >> 1 & 4)
+    where, at = locate_ppp(frame, at + (2 + int.from_bytes(frame[at : at + 2]) if flags & 2 else 0))
+    return at if 1701 in ports and not flags & 0x80 and frame[where:at] in IP_TYPES else len(frame)
+
+
+class Fragments(OrderedDict[tuple[Any, ...], dict[int, tuple[bytes, int]]]):
+    """Puts datagrams together. There is room for so many; the oldest are forgotten."""
+
+    def add(self, key: tuple[Any, ...], offset: int, more: int, data: bytes) -> bytes:
+        """The whole datagram, if this completes it."""
+        parts = self.setdefault(key, {})
+        parts.setdefault(offset, (data, more))
+        whole, left = b"", 1
+        for start in sorted(parts):
+            if start > len(whole):
+                break
+            whole, left = whole + parts[start][0][len(whole) - start :], parts[start][1]
+        if not left or len(parts) > MAX_FRAGMENTS or sum(len(part) for part, _ in parts.values()) > 2 * 65_535:
+            del self[key]
+        elif len(self) > MAX_FRAGMENTED:
+            self.popitem(last=False)
+        return b"" if left else whole
+
+
+Segment = tuple[bytes, int, int, int, bytes]  # addresses and ports as they stand, seq, ack, flags, payload
+
+
+def segment_of(linktype: int, frame: bytes, fragments: Fragments) -> Segment | None:
+    """The TCP segment in a frame. For nearly all of them, the short way."""
+    try:
+        at = 14 if linktype == 1 and frame[12:14] == b"\x08\x00" else locate(linktype, frame)
+        if len(frame) - at >= PLAIN.size:
+            first, total, fragment, protocol, seq, ack, offset, flags = PLAIN.unpack_from(frame, at)
+            if first == 0x45 and protocol == TCP and not fragment & 0x3FFF:
+                start, end = at + 20 + (offset >> 4) * 4, at + total if total else len(frame)
+                return frame[at + 12 : at + 24], seq, ack, flags, frame[start:end]
+        return unwrap(frame, at, fragments)
+    except (IndexError, struct.error):
+        return None
+
+
+def unwrap(frame: bytes, at: int, fragments: Fragments) -> Segment | None:
+    """The TCP segment in IP of any kind. Raises IndexError and struct.error."""
+    protocol = IPV6_IN_IPV4
+    while protocol in (IPV6_IN_IPV4, UDP):
+        if frame[at] >> 4 not in (4, 6):
+            return None
+        addresses, protocol, at, end, *piece = (ipv4 if frame[at] >> 4 == 4 else ipv6)(frame, at)
+        frame = frame[:end]
+        if piece:
+            frame, at = fragments.add((addresses, protocol, piece[0]), piece[1], piece[2], frame[at:]), 0
+        if protocol == UDP:
+            at = locate_l2tp(frame, at)
+    if protocol != TCP:
+        return None
+    ports, seq, ack, size, flags = struct.unpack_from("!4sIIBB", frame, at)
+    return addresses + ports, seq, ack, flags, frame[at + (size >> 4) * 4 :]
+
+
+def ipv4(frame: bytes, at: int) -> tuple[Any, ...]:
+    """Addresses, protocol, start and end of the payload; of a fragment also identification, offset, and if more come.
+
+    A total length of 0 is segmentation offload: the network card was to cut it. What follows the total is padding.
+    """
+    first, total, ident, fragment, protocol, addresses = struct.unpack_from("!BxHHHxBxx8s", frame, at)
+    piece = (ident, (fragment & 0x1FFF) * 8, fragment & 0x2000) if fragment & 0x3FFF else ()
+    return addresses, protocol, at + (first & 15) * 4, at + total if total else len(frame), *piece
+
+
+def ipv6(frame: bytes, at: int) -> tuple[Any, ...]:
+    """As ipv4(), past the extension headers (RFC 8200 section 4)."""
+    length, protocol, addresses = struct.unpack_from("!4xHBx32s", frame, at)
+    at, end = at + 40, at + 40 + length if length else len(frame)
+    while protocol in EXTENSIONS:
+        if protocol == FRAGMENT:
+            protocol, fragment, ident = struct.unpack_from("!BxHI", frame, at)
+            return addresses, protocol, at + 8, end, ident, fragment & 0xFFF8, fragment & 1
+        size = (frame[at + 1] + 2) * 4 if protocol == AUTHENTICATION else (frame[at + 1] + 1) * 8
+        protocol, at = frame[at], at + size
+    return addresses, protocol, at, end
+
+
+# HTTP/1: the messages in the bytes of one direction.
+
+
+def text_of(data: bytes | None) -> str | None:
+    if data is None:
+        return None
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+@lru_cache(256)  # clients and servers repeat themselves; at worst this is 16 MiB
+def fields_of(block: bytes) -> tuple[dict[bytes, bytes], int]:
+    """The headers by their names in small letters, and the length of the body."""
+    fields: dict[bytes, bytes] = {}
+    for name, value in FIELD.findall(block):
+        name, value = name.lower(), value.rstrip()
+        fields[name] = fields[name] + b", " + value if name in fields else value
+    coding = fields.get(b"transfer-encoding")
+    if coding is not None:
+        return fields, CHUNKED if coding.lower().endswith(b"chunked") else MALFORMED
+    if b"content-length" not in fields:
+        return fields, UNTOLD
+    found = LENGTH.fullmatch(fields[b"content-length"])
+    return fields, int(found[1]) if found else MALFORMED
+
+
+class Message:
+    """A request or a response, as far as it has come."""
+
+    __slots__ = ("block", "end", "fields", "first", "length", "problems", "size", "switches", "time", "unsure")
+
+    def __init__(self, time: float, first: tuple[bytes, ...] | None = None, block: bytes = b"") -> None:
+        self.time = self.end = time  # of its first byte and its last
+        self.first = first  # method, target, version; or version, status, reason; None when that is lost
+        self.block = block  # of headers
+        self.fields, self.length = fields_of(block)
+        self.size = 0  # of the body so far
+        self.problems: tuple[str, ...] = ("malformed",) if self.length == MALFORMED else ()
+        self.unsure = False  # what request it answers
+        self.switches = False  # to another protocol
+
+    def mark(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems += (problem,)
+
+
+class Parser:
+    """Finds the messages in one direction of a connection. `answers`: that they are responses; None: not known yet."""
+
+    __slots__ = ("answers", "connection", "left", "lost", "message", "rest", "started", "state", "time")
+
+    def __init__(self, connection: "Connection") -> None:
+        self.connection = connection
+        self.answers: bool | None = None
+        self.lost = False  # some of it, before it was known what it is
+        self.state: Callable[[Parser, bytes, int], int] | None = Parser._start  # None: it does not matter what comes
+        self.message: Message | None = None  # whose head is complete, and whose end is to come
+        self.rest = b""  # of a head or a line that is not complete
+        self.left = MAX_HEAD_BYTES  # of the body, or of the chunk; before that, of the look for HTTP
+        self.time = self.started = 0.0
+
+    def feed(self, time: float, data: bytes) -> None:
+        self.time = time
+        if self.rest:
+            data = self.rest + data
+            self._keep(b"", 0)
+        else:
+            self.started = time
+        at, size = 0, len(data)
+        while at < size and self.state:
+            at = self.state(self, data, at)
+
+    def gap(self, size: int) -> None:
+        """So many bytes are missing here. Inside a body of known length that does not hide what follows."""
+        inside = self.state is Parser._body and self.message
+        if inside:
+            inside.mark("gap")
+            size -= self._take(size)
+        if self.state and (size or not inside):
+            self.lose("gap")
+
+    def eof(self, clean: bool) -> None:
+        """Nothing follows: it has been closed, or else it breaks off here."""
+        if self.rest and self.state is Parser._start and self._match(self.rest, 0):
+            self.lose("cut off")
+        elif self.message:
+            if not clean or self.state is not Parser._body or self.left < ENDLESS // 2:
+                self.message.mark("cut off")
+            self._finish()
+        self.resume()
+        self.state = None
+
+    def resume(self) -> None:
+        """A message begins here, if it has been searched for."""
+        self._keep(b"", 0)
+        self.state = Parser._start
+
+    def _keep(self, data: bytes, at: int) -> int:
+        """Wait for what follows on what begins at `at`."""
+        if self.rest or data:
+            self.connection.analyzer.held += len(data) - at - len(self.rest)
+            self.rest = data[at:]
+        return len(data)
+
+    def _match(self, data: bytes, at: int) -> re.Match[bytes] | None:
+        found = None if self.answers else REQUEST.match(data, at)
+        return found or (None if self.answers is False else RESPONSE.match(data, at))
+
+    def _start(self, data: bytes, at: int) -> int:
+        if data[at] in b"\r\n":  # to be ignored before a message (RFC 9112 section 2.2)
+            return at + 1
+        found = self._match(data, at)
+        if found and (end := HEAD_END.search(data, found.end() - 1)):
+            self._head(found, data[found.end() - 1 : end.end()])
+            return end.end()
+        if len(data) - at < MAX_HEAD_BYTES:
+            if found or PLAUSIBLE.match(data, at):
+                return self._keep(data, at)
+        elif found:
+            self._keep(data[: at + MAX_HEAD_BYTES], at)
+            self.lose("malformed")
+            return len(data)
+        self.state = Parser._search
+        if self.answers is None:
+            self.connection.recognise(data[at : at + 24])
+        return at + 1
+
+    def _head(self, found: re.Match[bytes], block: bytes) -> None:
+        message = Message(self.started, found.groups(), block)
+        self.started = self.time  # of the next one, if it follows at once
+        if self.answers is None:
+            self.connection.know(self, found.re is RESPONSE)
+        if self.answers and found[2][:1] == b"1" and found[2] != b"101":
+            return  # the response is still to come (RFC 9110 section 15.2)
+        self.message = message
+        bodiless = self.connection.response_begins(message) if self.answers else self.connection.request_begins(message)
+        if message.length == CHUNKED and not bodiless:
+            self.state = Parser._chunk
+        elif bodiless or message.length == 0 or (message.length == UNTOLD and not self.answers):
+            self._finish()
+        else:
+            self.left, self.state = ENDLESS if message.length < 0 else message.length, Parser._body
+
+    def _finish(self) -> None:
+        message, self.message, self.state = self.message, None, Parser._start
+        if message:
+            message.end = self.time
+            if self.answers:
+                self.connection.response_ends(message)
+
+    def _take(self, size: int) -> int:
+        """How much of it belongs to the body, or to the chunk."""
+        size = min(size, self.left)
+        self.left -= size
+        if self.message:
+            self.message.size += size
+            if not self.left and self.message.length == CHUNKED:
+                self.state = Parser._chunk
+            elif not self.left:
+                self._finish()
+        return size
+
+    def _body(self, data: bytes, at: int) -> int:
+        message = self.message
+        if message and message.unsure and not message.size and b"HTTP/1.".startswith(data[at : at + 7]):
+            if len(data) - at < 7:
+                return self._keep(data, at)
+            self._finish()  # the request that was lost must have been HEAD
+            return at
+        return at + self._take(len(data) - at)
+
+    def _chunk(self, data: bytes, at: int) -> int:
+        found = CHUNK.match(data, at)
+        if found:
+            self.left = int(found[1], 16)
+            self.state = Parser._body if self.left else Parser._trailer
+            return found.end()
+        if len(data) - at < MAX_LINE_BYTES and b"\n" not in data[at + 2 :]:
+            return self._keep(data, at)
+        self.lose("malformed")
+        return at
+
+    def _trailer(self, data: bytes, at: int) -> int:
+        end = data.find(b"\n", at) + 1
+        if not end and len(data) - at < MAX_HEAD_BYTES:
+            return self._keep(data, at)
+        if not data[at:end].strip():
+            self._finish()
+        return end or len(data)
+
+    def _search(self, data: bytes, at: int) -> int:
+        """For a message, where it is not known where one begins."""
+        found = None if self.answers else LOST_REQUEST.search(data, at)
+        found = found or (None if self.answers is False else LOST_RESPONSE.search(data, at))
+        if found:
+            self.state = Parser._start
+            return found.start()
+        self.left -= len(data) - at if self.answers is None else 0
+        if self.left < 0:
+            self.state = None
+        return self._keep(data, max(at, data.rfind(b"\n") + 1, len(data) - MAX_LINE_BYTES))
+
+    def lose(self, problem: str) -> None:
+        """Neither the end of this message is known, nor how many follow before the next that is found."""
+        message, self.message = self.message, None
+        found, self.state = self._match(self.rest, 0), Parser._search
+        self.lost = self.answers is None and not found
+        if message is None and not self.lost:
+            message = Message(self.time)
+            if found:
+                message = Message(self.started, found.groups(), self.rest[found.end() - 1 :])
+                self.connection.know(self, found.re is RESPONSE)
+            if not self.answers:
+                self.connection.request_begins(message)
+        self._keep(b"", 0)
+        if message:
+            message.mark(problem)
+            message.end = self.time
+            if self.answers:
+                self.connection.response_ends(message)
+            self.connection.doubt |= bool(self.connection.requests)
+
+
+# TCP: from segments to the bytes of each direction, and from messages to exchanges.
+
+# Distance from the heap's anchor; minus the length, for the longer of two to come first; time, seq, ack, flags, payload
+Waiting = tuple[int, int, float, int, int, int, bytes]
+
+
+def ahead(number: int | None, of: int | None) -> int:
+    """How far one sequence number is ahead of another, around the wrap; 0 if one is not known."""
+    return 0 if number is None or of is None else ((number - of + HALF) & MASK) - HALF
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """One direction of a connection."""
+
+    connection: "Connection"
+    key: bytes
+    parser: Parser
+    next: int | None = None  # the sequence number to come
+    isn: int | None = None
+    acked: int | None = None  # by the other side
+    ended: int = 0  # by these flags
+    anchor: int = 0
+    waiting: list[Waiting] = field(default_factory=list)
+    peer: "Stream" = field(init=False)
+
+
+class Connection:
+    """Both directions. What a segment acknowledges is let through before it, so that a response finds its request.
+
+    Bytes are given up for lost when they are acknowledged and do not come. Where then it is not sure which response
+    answers which request (`doubt`), both wait until the client goes on or the connection ends: if they are as many,
+    lost ones included, they belong together in order; else none do.
+    """
+
+    __slots__ = ("analyzer", "answers", "closed", "doubt", "last", "requests", "seen", "streams", "stuck", "waiting")
+
+    def __init__(self, analyzer: "HTTPAnalyzer", key: bytes) -> None:
+        self.analyzer = analyzer
+        self.requests: list[Message] = []  # not answered yet
+        self.answers: list[Message] = []  # in doubt to what
+        self.closed = self.doubt = False
+        self.seen = 0.0
+        self.stuck = self.waiting = 0  # frames; segments
+        half = len(key) // 2 - 2
+        back = key[half : 2 * half] + key[:half] + key[-2:] + key[-4:-2]
+        self.streams = [Stream(self, each, Parser(self)) for each in (key, back)]
+        self.last, other = self.streams
+        self.last.peer, other.peer = other, self.last
+
+    def arrive(self, stream: Stream, time: float, seq: int, ack: int, flags: int, data: bytes) -> None:
+        """Any segment but a plain one in order."""
+        if flags & SYN:
+            stream.isn, seq = seq, seq + 1 & MASK
+        if flags & ACK:
+            stream.peer.acked = ack
+            stream.peer.next = ack if stream.peer.next is None else stream.peer.next
+        if stream.next is None:
+            stream.next = seq
+        if not stream.waiting:
+            stream.anchor = stream.next
+        if (data or flags & (FIN | RST)) and ahead(seq, stream.next) + len(data) >= 0:
+            item = (ahead(seq, stream.anchor), -len(data), time, seq, ack, flags, data)
+            heapq.heappush(stream.waiting, item)
+            self.waiting += 1
+            self.analyzer.held += len(data)
+        self.advance(time)
+
+    def advance(self, time: float, force: bool = False) -> None:
+        """Let through what has its turn, and give up for lost what must be."""
+        while self.waiting and not self.closed:
+            if any(self._let_through(stream) for stream in self.streams):
+                self.stuck = 0
+                continue
+            if not self.waiting:
+                return
+            size = -sum(item[1] for stream in self.streams for item in stream.waiting)
+            over = force or size > MAX_WAITING[0] or self.waiting > MAX_WAITING[1]
+            first = min(stream.waiting[0][2] for stream in self.streams if stream.waiting)
+            if not self._give_up(over, time - first > GRACE_S):
+                return
+
+    def _let_through(self, stream: Stream, anyway: bool = False) -> bool:
+        moved = False
+        while stream.waiting:
+            _, size, time, seq, ack, flags, data = stream.waiting[0]
+            early = ahead(seq, stream.next)
+            old = early - size < 0 or (early == size and not flags & (FIN | RST))
+            if not old and (early > 0 or (flags & ACK and ahead(ack, stream.peer.next) > 0 and not anyway)):
+                break
+            heapq.heappop(stream.waiting)
+            self.waiting -= 1
+            self.analyzer.held += size
+            if not old:
+                moved = True
+                self._pass(stream, time, data[-early:], flags)
+        return moved
+
+    def _pass(self, stream: Stream, time: float, data: bytes, flags: int) -> None:
+        if data and not stream.ended:
+            self.proceed(stream, len(data))
+            stream.parser.feed(time, data)
+        if flags & (FIN | RST):
+            stream.next = (stream.next or 0) + (flags & FIN) & MASK
+            stream.ended = flags
+            stream.parser.eof(not flags & RST)
+            if flags & RST or stream.peer.ended:
+                self.close()
+
+    def proceed(self, stream: Stream, size: int) -> None:
+        """When the other side spoke last: a client that has read all there is goes on, or a server answers."""
+        stream.next = (stream.next or 0) + size & MASK
+        if self.last is not stream:
+            self.last = stream
+            if stream.parser.state is Parser._search and stream.parser.answers is not None:
+                stream.parser.resume()
+            if self.doubt and stream.parser.answers is False and not stream.peer.parser.message:
+                self._settle(False)
+
+    def _give_up(self, over: bool, late: bool) -> bool:
+        """Pass over a gap, of requests first. Not at once: its bytes may still come."""
+        for stream in sorted(self.streams, key=lambda each: each.parser.answers is True):
+            gap = ahead(stream.waiting[0][3], stream.next) if stream.waiting else MASK
+            size = gap if over and gap < MASK else min(gap, ahead(stream.acked, stream.next))
+            if size > 0:
+                self.stuck += 1
+                if over or late or self.stuck > GRACE:
+                    self.proceed(stream, size)
+                    stream.parser.gap(size)
+                    return True
+                return False
+        return any(self._let_through(stream, anyway=True) for stream in self.streams)
+
+    def close(self) -> None:
+        """Say what there is to say: nothing follows."""
+        self.advance(0.0, force=True)
+        self.closed = True
+        for stream in sorted(self.streams, key=lambda each: each.parser.answers is True):
+            stream.parser.eof(stream.ended & FIN > 0)
+        self._settle(True)
+
+    def know(self, parser: Parser, answers: bool) -> None:
+        """Who is the client: the bytes tell."""
+        for stream in self.streams:
+            if stream.parser is parser or stream.parser.answers is None:
+                stream.parser.answers = answers == (stream.parser is parser)
+                if stream.parser.lost and not stream.parser.answers:
+                    self.request_begins(Message(stream.parser.time))
+                    self.doubt = True
+
+    def recognise(self, data: bytes) -> None:
+        name = "TLS" if data[:2] == b"\x16\x03" else "HTTP/2" if data == b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" else ""
+        if name:
+            log.info("%s speaks %s to %s, which is not read here", *ends_of(self.last.key)[::1], name)
+            self.ignore()
+
+    def ignore(self) -> None:
+        for stream in self.streams:
+            stream.parser.state = None
+
+    def request_begins(self, message: Message) -> bool:
+        """Whether it has no body for sure."""
+        self.requests.append(message)
+        self._count(message, 1)
+        self._limit()
+        return message.first is not None and message.first[0] == b"CONNECT"
+
+    def response_begins(self, message: Message) -> bool:
+        """Whether it has no body for sure (RFC 9112 section 6.3)."""
+        index, status = len(self.answers), message.first[1] if message.first else b""
+        asked = self.requests[index].first if index < len(self.requests) else None
+        method = asked[0] if asked else b""
+        message.unsure = not asked
+        message.switches = status == b"101" or (method == b"CONNECT" and status[:1] == b"2")
+        return message.switches or method == b"HEAD" or status in (b"204", b"304")
+
+    def response_ends(self, message: Message) -> None:
+        self.answers.append(message)
+        self._count(message, 1)
+        if not self.doubt:
+            self._tell(self.requests.pop(0) if self.requests else None, self.answers.pop())
+        if message.switches:
+            self.ignore()
+        self._limit()
+
+    def _count(self, message: Message, sign: int) -> None:
+        self.analyzer.held += sign * (len(message.block) + MESSAGE_BYTES)
+
+    def _limit(self) -> None:
+        if len(self.requests) + len(self.answers) > MAX_PENDING:
+            self.analyzer.dropped += 1
+            self.ignore()
+            self._settle(True)
+
+    def _settle(self, at_last: bool) -> None:
+        """End the doubt, if that can be."""
+        requests, answers = self.requests, self.answers
+        if len(requests) == len(answers):
+            pairs: list[Any] = list(zip(requests, answers, strict=True))
+        elif at_last or not any(request.first for request in requests):
+            pairs = [(request, None) for request in requests] + [(None, answer) for answer in answers]
+        else:
+            return
+        self.requests, self.answers, self.doubt = [], [], False
+        for request, response in pairs:
+            self._tell(request, response)
+
+    def _tell(self, request: Message | None, response: Message | None) -> None:
+        for message in (request, response):
+            if message:
+                self._count(message, -1)
+        if (request and request.first) or (response and response.first):
+            stream = self.streams[self.streams[0].parser.answers is True]
+            self.analyzer.found.append(exchange(stream.key, request, response, self.analyzer.headers))
+
+
+@lru_cache(4_096)
+def ends_of(key: bytes) -> tuple[str, str]:
+    """Both addresses with their ports."""
+    half = len(key) // 2 - 2
+    family = socket.AF_INET if half == 4 else socket.AF_INET6
+    hosts, ports = (socket.inet_ntop(family, key[at : at + half]) for at in (0, half)), struct.unpack("!HH", key[-4:])
+    client, server = map(format_address, zip(hosts, ports, strict=True))
+    return client, server
+
+
+def format_address(address: tuple[Any, ...]) -> str:
+    """An address as URLs have it: 127.0.0.1:80, [::1]:80 (RFC 3986 section 3.2.2)."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def headers_of(message: Message | None) -> tuple[tuple[str, str], ...] | None:
+    lines = FIELD.findall(message.block) if message else ()
+    return tuple((text_of(name) or "", text_of(value.rstrip()) or "") for name, value in lines) if message else None
+
+
+def exchange(key: bytes, request: Message | None, response: Message | None, headers: bool) -> Exchange:
+    client, server = ends_of(key)
+    method = target = version = url = host = agent = status = reason = kind = ttfb_s = duration_s = None
+    time, problems = 0.0, (*(request.problems if request else ()), *(response.problems if response else ()))
+    if response:
+        time, kind = response.time, text_of(response.fields.get(b"content-type"))
+        if response.first:
+            version, status, reason = (
+                text_of(response.first[0]),
+                int(response.first[1]),
+                text_of(response.first[2] or b""),
+            )
+    if request:
+        if response and response.first:
+            ttfb_s, duration_s = response.time - request.time, response.end - request.time
+        time, host = request.time, text_of(request.fields.get(b"host"))
+        agent = text_of(request.fields.get(b"user-agent"))
+        if request.first:
+            method, target, version = map(text_of, request.first)
+            whole = method == "CONNECT" or ABSOLUTE.match(target or "")
+            url = target if whole else f"http://{host or server}{'' if target == '*' else target}"
+    lacks = (("no request",) if method is None else ()) + (("no response",) if status is None else ())
+    return Exchange(
+        time=time,
+        client=client,
+        server=server,
+        method=method,
+        url=url,
+        host=host,
+        target=target,
+        version=version,
+        status=status,
+        reason=reason,
+        request_bytes=request.size if request else None,
+        response_bytes=response.size if response else None,
+        content_type=kind,
+        user_agent=agent,
+        ttfb_s=ttfb_s,
+        duration_s=duration_s,
+        problems=tuple(dict.fromkeys(problems + lacks)) if problems or lacks else (),
+        request_headers=headers_of(request) if headers else None,
+        response_headers=headers_of(response) if headers else None,
+    )
+
+
+class HTTPAnalyzer:
+    """Frames in, exchanges out. headers: whether they carry all header lines, too.
+
+    dropped: connections forgotten because there were too many, or too much of them to keep.
+    """
+
+    def __init__(self, *, headers: bool = False) -> None:
+        self.headers = headers
+        self.dropped = 0
+        self.held = 0  # bytes
+        self.found: list[Exchange] = []
+        self._fragments = Fragments()
+        self._streams: dict[bytes, Stream] = {}
+        self._connections: OrderedDict[Connection, None] = OrderedDict()  # the one silent for longest comes first
+
+    def feed(self, time: float, linktype: int, frame: bytes) -> list[Exchange]:
+        """The exchanges that end with this frame. time: epoch seconds. linktype: tcpdump.org/linktypes.html."""
+        segment = segment_of(linktype, frame, self._fragments)
+        if segment is None:
+            return []
+        key, seq, ack, flags, data = segment
+        stream = self._streams.get(key)
+        special = flags & (FIN | SYN | RST)
+        if stream is None or stream.connection.closed or flags & SYN:
+            if not data and not flags & SYN:
+                return []
+            stream = self._open(stream, time, key, seq, flags)
+        connection = stream.connection
+        if not data and not special and not connection.waiting:
+            stream.next = seq if stream.next is None else stream.next
+            return []
+        connection.seen = time
+        self._connections.move_to_end(connection)
+        if seq == stream.next and ack == stream.peer.next and not special and not connection.waiting:
+            stream.peer.acked = ack
+            connection.proceed(stream, len(data))
+            stream.parser.feed(time, data)
+        elif not connection.closed:
+            connection.arrive(stream, time, seq, ack, flags, data)
+        while self.held > MAX_HELD_BYTES and self._connections:
+            self._drop()
+        return self._take() if self.found else []
+
+    def flush(self) -> list[Exchange]:
+        """The rest: the capture is over."""
+        while self._connections:
+            self._forget(next(iter(self._connections)))
+        return self._take()
+
+    def _take(self) -> list[Exchange]:
+        found, self.found = self.found, []
+        return found
+
+    def _open(self, stream: Stream | None, time: float, key: bytes, seq: int, flags: int) -> Stream:
+        """The stream of a segment that may be a connection's first: ports are used again, and segments come twice."""
+        if stream:
+            behind = ahead(stream.next, seq)
+            again = seq == stream.isn if stream.isn is not None else 0 <= behind < MAX_WAITING[0]
+            if (again or stream.next is None) if flags & SYN else 0 <= behind < REUSE_BYTES:
+                return stream
+            self._forget(stream.connection)
+        oldest = next(iter(self._connections), None)
+        if oldest and oldest.seen < time - IDLE_S:
+            self._forget(oldest)
+        elif len(self._connections) >= MAX_CONNECTIONS:
+            self._drop()
+        connection = Connection(self, key)
+        self._connections[connection] = None
+        self._streams.update((each.key, each) for each in connection.streams)
+        return connection.streams[0]
+
+    def _drop(self) -> None:
+        oldest = next(iter(self._connections))
+        self.dropped += not oldest.closed
+        self._forget(oldest)
+
+    def _forget(self, connection: Connection) -> None:
+        if not connection.closed:
+            connection.close()
+        del self._connections[connection]
+        for stream in connection.streams:
+            del self._streams[stream.key]
+
+
+# Captures: files, and the wire.
+
+Frame = tuple[float, int, bytes]  # epoch seconds, link type
+
+
+class Stop:
+    """What ends a capture from outside: a signal, which must wake the one who waits, or the end of --duration."""
+
+    def __init__(self, duration_s: float | None = None) -> None:
+        self.asked = False
+        self._deadline = None if duration_s is None else time.monotonic() + duration_s
+        self._wake_end, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
+
+    def on_signals(self) -> None:
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)  # one just before select() ends it, too
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, self.ask)
+
+    def ask(self, *_: object) -> None:
+        self.asked = True
+
+    def wait(self, source: Any) -> bool:
+        """Wait for a moment; True if `source` can be read."""
+        left_s = TICK_S if self._deadline is None else min(TICK_S, self._deadline - time.monotonic())
+        ready = select.select([source, self._wake_end], [], [], max(0.0, left_s))[0]
+        self.asked = self.asked or left_s <= 0
+        return source in ready
+
+    def close(self) -> None:
+        self._wake_end.close()
+        self._waker.close()
+
+
+def compile_filter(expression: str, linktype: int) -> Callable[[bytes, int], int]:
+    """A function of a frame and its length that runs a BPF expression in libpcap. Raises CaptureError."""
+    from scapy.arch.common import compile_filter
+    from scapy.error import Scapy_Exception
+    from scapy.libs.winpcapy import _lib, pcap_pkthdr
+
+    skip = 4 if linktype in (0, 108) else 0  # libpcap knows of BSD's families only its own system's
+    try:
+        program = compile_filter(expression, linktype=12 if skip else linktype)
+    except (Scapy_Exception, OSError, ValueError) as error:
+        raise CaptureError(printable(str(error))) from None
+    number, address = ctypes.c_int, ctypes.c_void_p
+    run = ctypes.CFUNCTYPE(number, address, address, ctypes.c_char_p)(("pcap_offline_filter", _lib))
+    header = pcap_pkthdr()
+
+    def matches(frame: bytes, length: int) -> int:
+        header.caplen, header.len = len(frame) - skip, length - skip
+        return len(frame) >= skip and run(ctypes.byref(program), ctypes.byref(header), frame[skip:])
+
+    return matches
+
+
+class Waker(io.RawIOBase):
+    """Standard input, a file or a pipe, of which a signal ends the reading. `position`: bytes read."""
+
+    def __init__(self, path: str, stop: Stop | None) -> None:
+        self._file = io.FileIO(0 if path == "-" else path, closefd=path != "-")
+        self._stop = None if os.path.isfile(path) else stop
+        self.position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while self._stop and not self._stop.wait(self._file):
+            if self._stop.asked:
+                return 0
+        size = self._file.readinto(buffer) or 0
+        self.position += size
+        return size
+
+
+def read_pcap(file: Any) -> Iterator[Frame]:
+    """A classic pcap file, by hand: scapy's reader would take half of the time that there is for a frame."""
+    header = file.read(24)
+    order, unit = MAGICS[header[:4]]
+    linktype = int.from_bytes(header[20:24], "little" if order == "<" else "big") & 0x0FFFFFFF
+    record, data, at = struct.Struct(order + "IIII"), b"", 0
+    while chunk := file.read1(READ_BYTES):
+        data, at, size = data[at:] + chunk, 0, len(data) - at + len(chunk)
+        while size - at >= 16:
+            second, fraction, length, _ = record.unpack_from(data, at)
+            if length > MAX_FRAME_BYTES:
+                raise CaptureError("the file is damaged")
+            if size - at < 16 + length:
+                break
+            yield second + fraction * unit, linktype, data[at + 16 : at + 16 + length]
+            at += 16 + length
+    if at < len(data) or len(header) < 24:
+        raise CaptureError("the file is cut off in the middle of a packet")
+
+
+def read_pcapng(file: Any) -> Iterator[Frame]:
+    from scapy.utils import RawPcapNgReader
+
+    said: list[str] = []  # by scapy, which ends a damaged file as it ends a whole one, but for a warning
+    logging.getLogger("scapy.runtime").addFilter(lambda record: said.append(record.getMessage()))  # type: ignore
+    reader = RawPcapNgReader(file)
+    with contextlib.suppress(EOFError):
+        while True:
+            frame, about = reader._read_packet(MAX_FRAME_BYTES)
+            yield ((about.tshigh or 0) << 32 | (about.tslow or 0)) / about.tsresol, about.linktype, frame
+    if any("lock" in text for text in said):
+        raise CaptureError("the file is damaged or cut off")
+
+
+def frames_of(path: str, stop: Stop | None = None, progress: Callable[[int], bool] | None = None) -> Iterator[Frame]:
+    """The frames of a capture file. Raises CaptureError and OSError, after those that are whole."""
+    with Waker(path, stop) as raw:
+        file: Any = io.BufferedReader(raw, READ_BYTES)
+        if file.peek(2)[:2] == b"\x1f\x8b":
+            file = gzip.GzipFile(fileobj=file)
+        magic = file.peek(4)[:4]
+        if magic != PCAPNG and magic not in MAGICS:
+            raise CaptureError("no capture file: neither pcap nor pcapng")
+        try:
+            for count, frame in enumerate(read_pcapng(file) if magic == PCAPNG else read_pcap(file)):
+                if progress and not count & 0x7FFF and progress(raw.position):
+                    return
+                yield frame
+        except (EOFError, zlib.error):
+            raise CaptureError("the file is cut off: gzip cannot unpack it") from None
+
+
+def wanted(frames: Iterable[Frame], expression: str) -> Iterator[Frame]:
+    """Those that a BPF expression lets through."""
+    matches = lru_cache(partial(compile_filter, expression))
+    return (frame for frame in frames if matches(frame[1])(frame[2], len(frame[2])))
+
+
+def analyze(path: str, filter: str = "", *, headers: bool = False) -> Iterator[Exchange]:
+    """The exchanges in a capture file (pcap, pcapng, also packed by gzip; "-" is standard input).
+
+    filter: a BPF expression. headers: as for HTTPAnalyzer. Raises CaptureError and OSError, after what is whole.
+    """
+    frames = frames_of(path)
+    return exchanges_of(wanted(frames, filter) if filter else frames, HTTPAnalyzer(headers=headers))
+
+
+def exchanges_of(frames: Iterable[Frame], analyzer: HTTPAnalyzer) -> Iterator[Exchange]:
+    feed = analyzer.feed
+    try:
+        for when, linktype, frame in frames:
+            if found := feed(when, linktype, frame):
+                yield from found
+    except (CaptureError, OSError):
+        yield from analyzer.flush()
+        raise
+    yield from analyzer.flush()
+
+
+class Live:
+    """The frames of an interface, opened by scapy. Raises CaptureError."""
+
+    def __init__(self, interface: str | None, expression: str, stop: Stop) -> None:
+        import scapy.route  # noqa: F401 - it fills in conf.iface
+        from scapy.arch.linux import L2ListenSocket
+        from scapy.config import conf
+        from scapy.data import ARPHRD_TO_DLT
+        from scapy.error import Scapy_Exception
+
+        self.interface, self._stop = interface or str(conf.iface), stop
+        try:
+            self._opened = L2ListenSocket(iface=self.interface, filter=expression or None)
+        except PermissionError:
+            raise CaptureError("capturing needs root: sudo, or -r FILE") from None
+        except (Scapy_Exception, ValueError, OSError) as error:
+            raise CaptureError(printable(str(error))) from None
+        self._socket: socket.socket = self._opened.ins
+        self._linktype = ARPHRD_TO_DLT.get(self._socket.getsockname()[3], 101)
+        put = self._socket.setsockopt
+        put(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+        put(SOL_PACKET, PACKET_AUXDATA, 1)
+        put(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        put(SOL_PACKET, PACKET_IGNORE_OUTGOING, int(self.interface == "lo"))  # it comes in again
+
+    def __iter__(self) -> Iterator[Frame]:
+        while not self._stop.asked:
+            if self._stop.wait(self._socket):
+                with contextlib.suppress(BlockingIOError):
+                    for _ in range(512):
+                        frame, control, _, _ = self._socket.recvmsg(MAX_FRAME_BYTES, 128, socket.MSG_DONTWAIT)
+                        time_ns, _, tag = read_control(control, len(frame))
+                        yield time_ns / NANO, self._linktype, frame[:12] + tag + frame[12:] if tag else frame
+
+    def drops(self) -> int:
+        return int(struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1])
+
+
+def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int, int, bytes]:
+    """From a frame's ancillary data its time in ns, its length on the wire, and the VLAN tag it had."""
+    time_ns, length, tag = 0, kept, b""
+    for level, kind, data in control:
+        if level == SOL_PACKET:  # struct tpacket_auxdata
+            status, length, _, _, _, tci, tpid = struct.unpack("IIIHHHH", data)
+            if status & VLAN_VALID:
+                tag = struct.pack("!HH", tpid if status & TPID_VALID else VLANS[0], tci)
+        elif kind == SO_TIMESTAMPNS:
+            second, fraction = struct.unpack("ll", data)
+            time_ns = second * NANO + fraction
+    return time_ns, length, tag
+
+
+def drop_privileges() -> None:
+    """All is open that root is needed for: become the one who called sudo."""
+    user = int(os.environ.get("SUDO_UID", 0))
+    if user and not os.geteuid():
+        os.setgroups([])
+        os.setgid(int(os.environ.get("SUDO_GID", user)))
+        os.setuid(user)
+
+
+# Formats: an exchange as text.
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that could steer a terminal or forge a line."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+@lru_cache(64)
+def clock(second: int, form: str) -> str:
+    return time.strftime(form, time.localtime(second))
+
+
+def as_text(found: Exchange) -> str:
+    kind = (found.content_type or "-").partition(";")[0]
+    size = "-" if found.response_bytes is None else f"{found.response_bytes:,} bytes"
+    took = "-" if found.duration_s is None else f"{found.duration_s * 1e3:.1f} ms"
+    moment = f"{clock(int(found.time), '%H:%M:%S')}.{int(found.time % 1 * 1e3):03}"
+    what = f"{found.method or '-'} {found.url or found.server} {found.status or '-'} {size} {kind} {took}"
+    line = f"{moment} {found.client} {what}{''.join(f' [{problem}]' for problem in found.problems)}"
+    line = line if line.isprintable() else printable(line)
+    for arrow, headers in ((">", found.request_headers), ("<", found.response_headers)):
+        line += "".join(f"\n  {arrow} {printable(f'{name}: {value}')}" for name, value in headers or ())
+    return line
+
+
+NAMES = tuple(each for each in Exchange.__slots__ if not each.endswith("_headers"))
+JSON = lru_cache(4_096)(json.dumps)  # what comes again and again is not encoded again and again
+
+
+def as_json(found: Exchange, names: Sequence[str] = NAMES) -> str:
+    if found.request_headers is not None or found.response_headers is not None:
+        names = Exchange.__slots__
+    values = attrgetter(*names)(found)
+    texts = [repr(value) if type(value) is float else JSON(value) for value in values]
+    return f"{{{', '.join(map('{}: {}'.format, map(JSON, names), texts))}}}"
+
+
+def as_combined(found: Exchange) -> str:
+    """Apache's Combined Log Format; 499 is nginx's for a request that got no answer."""
+    moment = clock(int(found.time), "%d/%b/%Y:%H:%M:%S %z")
+    headers = {name.lower(): value for name, value in found.request_headers or ()}
+    size = "-" if found.response_bytes is None else found.response_bytes
+    texts = [f"{found.method or '-'} {found.target or '-'} HTTP/{found.version or '1.1'}"]
+    texts += [headers.get("referer") or "-", found.user_agent or "-"]
+    request, referer, agent = (printable(text).replace("\\", "\\\\").replace('"', "\\x22") for text in texts)
+    address = found.client.rpartition(":")[0].strip("[]")
+    return f'{address} - - [{moment}] "{request}" {found.status or 499} {size} "{referer}" "{agent}"'
+
+
+def as_har(found: Exchange) -> str:
+    """An entry of HAR 1.2, http://www.softwareishard.com/blog/har-12-spec/."""
+    taken, first = found.duration_s or 0.0, found.ttfb_s or 0.0
+    times = {"blocked": -1, "dns": -1, "connect": -1, "ssl": -1, "send": 0, "wait": first * 1e3}
+    url, version = found.url or f"http://{found.server}/", f"HTTP/{found.version or '1.1'}"
+    queries = parse_qsl(url.partition("?")[2], keep_blank_values=True)
+    request = {"method": found.method or "GET", "url": url, "queryString": pairs(queries)}
+    response = {"status": found.status or 0, "statusText": found.reason or "", "redirectURL": ""}
+    size = -1 if found.response_bytes is None else found.response_bytes
+    response["content"] = {"size": max(size, 0), "mimeType": found.content_type or "x-unknown"}
+    sides = ((request, found.request_headers, found.request_bytes), (response, found.response_headers, size))
+    for side, headers, body in sides:
+        side |= {"httpVersion": version, "cookies": [], "headers": pairs(headers or ()), "headersSize": -1}
+        side["bodySize"] = -1 if body is None else body
+    moment = datetime.fromtimestamp(found.time, UTC).isoformat(timespec="milliseconds")
+    entry = {"pageref": "page_1", "startedDateTime": moment, "time": taken * 1e3, "request": request}
+    entry |= {"response": response, "cache": {}, "timings": times | {"receive": (taken - first) * 1e3}}
+    entry |= {"serverIPAddress": found.server.rpartition(":")[0].strip("[]"), "connection": found.client}
+    return json.dumps(entry | {"comment": ", ".join(found.problems)})
+
+
+def pairs(items: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in items]
+
+
+FORMATS: dict[str, Callable[[Exchange], str]]
+FORMATS = {"text": as_text, "json": as_json, "combined": as_combined, "har": as_har}
+PAGE = {"startedDateTime": "1970-01-01T00:00:00Z", "id": "page_1", "title": PROGRAM, "pageTimings": {"onLoad": -1}}
+HAR_BEGIN = (
+    f'{{"log": {{"version": "1.2", "creator": {{"name": "{PROGRAM}", "version": "1"}}, "pages": [{json.dumps(PAGE)}],'
+)
+HAR_BEGIN += ' "entries": ['
+
+
+class Summary:
+    """What --summary shows, in memory that does not grow with the capture: a latency is kept to 2 per cent."""
+
+    def __init__(self) -> None:
+        self.exchanges = self.sent = self.received = self.dropped = 0
+        self.counts: dict[str, Counter[str]] = {name: Counter() for name in ("host", "status", "method", "problem")}
+        self.latencies: Counter[int] = Counter()
+        self.slowest: list[tuple[float, str]] = []
+
+    def add(self, found: Exchange) -> None:
+        self.exchanges += 1
+        self.sent += found.request_bytes or 0
+        self.received += found.response_bytes or 0
+        hosts, host = self.counts["host"], found.host or found.server
+        hosts[host if host in hosts or len(hosts) < MAX_HOSTS else "(others)"] += 1
+        self.counts["status"][str(found.status or "none")] += 1
+        methods, method = self.counts["method"], found.method or "unknown"
+        methods[method if method in methods or len(methods) < 100 else "(others)"] += 1
+        self.counts["problem"].update(found.problems)
+        if found.duration_s is not None:
+            self.latencies[round(50 * math.log(max(found.duration_s, 1e-6)))] += 1
+            if len(self.slowest) < 5 or found.duration_s > self.slowest[-1][0]:
+                self.slowest = sorted([*self.slowest, (found.duration_s, found.url or found.server)], reverse=True)[:5]
+
+    def merge(self, other: "Summary") -> None:
+        for name in ("exchanges", "sent", "received", "dropped", "latencies"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name, counter in other.counts.items():
+            self.counts[name] += counter
+        self.slowest = sorted(self.slowest + other.slowest, reverse=True)[:5]
+
+    def percentile(self, share: float) -> float:
+        ranked = sorted(self.latencies.elements())
+        return math.exp(ranked[math.ceil(share * len(ranked)) - 1] / 50)
+
+    def lines(self) -> Iterator[str]:
+        yield f"{self.exchanges:,} exchanges, bodies: {self.sent:,} bytes sent, {self.received:,} received"
+        for name, counter in self.counts.items():
+            shown = ", ".join(f"{key} {count:,}" for key, count in counter.most_common(10))
+            yield f"by {name}: {printable(shown) or 'none'}"
+        if self.latencies:
+            points = ((50, 0.5), (90, 0.9), (99, 0.99))
+            yield "latency: " + "  ".join(f"p{name} {format_seconds(self.percentile(share))}" for name, share in points)
+            steps = Counter[int]()
+            for latency, count in self.latencies.items():
+                steps[math.ceil(3 * latency / 50 / math.log(10) - 1e-9)] += count
+            for step in range(min(steps), max(steps) + 1):
+                bar = "█" * math.ceil(40 * steps[step] / max(steps.values()))
+                yield f"  up to {format_seconds(10 ** (step / 3)):>7} {bar} {steps[step]:,}"
+            yield "slowest:"
+            yield from (f"  {format_seconds(seconds):>7} {printable(url)}" for seconds, url in self.slowest)
+        if self.dropped:
+            yield f"connections forgotten, for there were too many: {self.dropped:,}"
+
+
+def format_seconds(seconds: float) -> str:
+    scale, unit = (1, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "µs")
+    return f"{seconds * scale:.3g} {unit}"
+
+
+# The command line.
+
+
+def complain(level: str, message: str) -> None:
+    if sys.stderr:
+        with contextlib.suppress(OSError):
+            print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Around output: a closed pipe ends the program quietly, a full disk with one line."""
+    try:
+        yield
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail again at exit
+        if isinstance(error, BrokenPipeError):
+            sys.exit(0)
+        complain("error", f"cannot write the output: {error.strerror}")
+        sys.exit(1)
+
+
+def number(kind: type[float], low: float, high: float, text: str) -> float:
+    """With all but `text` bound, an argparse type: an int or a float from `low` to `high`."""
+    with contextlib.suppress(ValueError):
+        if low <= kind(text) <= high:
+            return kind(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    summary, _, details = (__doc__ or "").partition("\n\n")
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
+    add, seconds = parser.add_argument, partial(number, float, 0.01, DAY_S)
+    add("-i", metavar="IFACE", help="the interface (the default route's)")
+    add("-r", metavar="FILE", action="append", help="read a capture instead, - is standard input; also several")
+    add("--format", choices=FORMATS, default="text", help="(%(default)s)")
+    add("--json", dest="format", action="store_const", const="json", help="short for --format json")
+    add("--summary", action="store_true", help="at the end, counts, latencies and the slowest URLs")
+    add("--headers", action="store_true", help="all header lines, too")
+    add("-c", type=partial(number, int, 1, sys.maxsize), metavar="COUNT", help="stop after so many exchanges")
+    add("--duration", type=seconds, metavar="SECONDS", help="stop after so long")
+    add("--jobs", type=partial(number, int, 1, 256), default=1, metavar="N", help="read so many files at once")
+    add("filter", nargs="*", metavar="FILTER", help="a BPF expression, as in pcap-filter(7) (tcp)")
+    args = parser.parse_args(argv)
+    if args.r and args.i:
+        parser.error("-i and -r exclude each other")
+    return args
+
+
+class Run:
+    """One run of the program."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.summary, self.failed = args, Summary(), False
+        self.stop = Stop(args.duration)
+        self.stop.on_signals()
+        self.text = FORMATS[args.format]
+
+    def lines(self, frames: Iterable[Frame]) -> Iterator[str]:
+        analyzer = HTTPAnalyzer(headers=self.args.headers or self.args.format in ("combined", "har"))
+        for found in exchanges_of(frames, analyzer):
+            if self.args.summary:
+                self.summary.add(found)
+            yield self.text(found)
+        self.summary.dropped += analyzer.dropped
+
+    def read(self, path: str) -> Iterator[str]:
+        """The lines of a file; what is wrong with it is told after them."""
+        frames, expression = frames_of(path, self.stop, partial(self.tick, path)), " ".join(self.args.filter)
+        try:
+            yield from self.lines(wanted(frames, expression) if expression else frames)
+        except OSError as error:
+            self.failed = True
+            complain("error", f"{printable(path)}: {error.strerror or error}")
+
+    def tick(self, path: str, position: int) -> bool:
+        """Now and then: show the progress; whether to stop."""
+        if sys.stderr and sys.stderr.isatty() and not sys.stdout.isatty():
+            size = os.path.getsize(path) if os.path.isfile(path) else 0
+            print(f"\r{position:,} of {size:,} bytes", end="\r", file=sys.stderr, flush=True)
+        return self.stop.asked
+
+    def read_all(self) -> Iterator[str]:
+        if self.args.jobs == 1:
+            for path in self.args.r:
+                yield from self.read(path)
+            return
+        with ProcessPoolExecutor(self.args.jobs) as pool:
+            for name, summary, failed in pool.map(partial(job, self.args), self.args.r):
+                self.failed |= failed
+                self.summary.merge(summary)
+                with open(name, encoding="utf-8", errors="surrogateescape") as lines:
+                    os.unlink(name)
+                    yield from (line[:-1] for line in lines)
+
+    def listen(self) -> Iterator[str]:
+        live = Live(self.args.i, " ".join(self.args.filter), self.stop)
+        drop_privileges()
+        print(f"Reading HTTP on {printable(live.interface)}... Press Ctrl+C to stop.", file=sys.stderr, flush=True)
+        yield from self.lines(live)
+        if drops := live.drops():
+            complain("warning", f"the kernel dropped {drops:,} packets: a FILTER may help")
+
+    def write(self, lines: Iterator[str]) -> None:
+        har, between = self.args.format == "har", ""
+        flush = not self.args.r or not all(map(os.path.isfile, self.args.r))
+        with writing():
+            sys.stdout.write(HAR_BEGIN + "\n" if har else "")
+            for line in itertools.islice(lines, self.args.c):
+                sys.stdout.write(between + line if har else line + "\n")
+                between = ",\n"
+                if flush:
+                    sys.stdout.flush()
+            sys.stdout.write("\n]}}\n" if har else "")
+            sys.stdout.flush()
+
+
+def job(args: argparse.Namespace, path: str) -> tuple[str, Summary, bool]:
+    """In a process of its own: the lines of a file, in a file; so that others need not wait, nor memory hold them."""
+    run = Run(args)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="surrogateescape", delete=False) as file:
+        for line in run.read(path):
+            file.write(line + "\n")
+    return file.name, run.summary, run.failed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a letter
+    logging.basicConfig(format=f"{PROGRAM}: info: %(message)s", level=logging.INFO)
+    try:
+        run = Run(args)
+        run.write(run.read_all() if args.r else run.listen())
+    except ImportError:
+        complain("error", "it needs scapy: pip install scapy")
+        return 1
+    except CaptureError as error:
+        complain("error", str(error))
+        return 1
+    if args.summary:
+        for line in run.summary.lines():
+            print(line, file=sys.stdout if args.format == "text" else sys.stderr)
+    return int(run.failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
