@@ -547,7 +547,8 @@ class Connection:
         if flags & SYN:
             stream.isn, seq = seq, seq + 1 & MASK
         if flags & ACK:
-            stream.peer.acked = ack
+            if ahead(ack, stream.peer.acked) >= 0:
+                stream.peer.acked = ack
             stream.peer.next = ack if stream.peer.next is None else stream.peer.next
         if stream.next is None:
             stream.next = seq
@@ -623,7 +624,7 @@ class Connection:
                     stream.parser.gap(size)
                     return True
                 return False
-        return any(self._let_through(stream, anyway=True) for stream in self.streams)
+        return (over or late) and any(self._let_through(stream, anyway=True) for stream in self.streams)
 
     def close(self) -> None:
         """Say what there is to say: nothing follows."""
