@@ -78,6 +78,7 @@ REUSE_BYTES = 16_777_216  # behind the end of a closed connection, a segment is 
 READ_BYTES = 1_048_576
 MAX_FRAME_BYTES = 1_048_576  # a longer record is a damaged file
 RECEIVE_BUFFER_BYTES = 33_554_432  # of the kernel: some 40,000 packets
+DEFAULT_FILTER = "tcp or ip6 or ip proto 41"  # "tcp" alone would lose VLANs' and what tunnels and extensions hide
 MAX_HOSTS = 10_000  # that --summary counts one by one
 TICK_S = 0.2
 DAY_S = 86_400.0
@@ -934,6 +935,10 @@ class Waker(io.RawIOBase):
         self.position += size
         return size
 
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
 
 def read_pcap(file: Any) -> Iterator[Frame]:
     """A classic pcap file, by hand: scapy's reader would take half of the time that there is for a frame."""
@@ -959,7 +964,9 @@ def read_pcapng(file: Any) -> Iterator[Frame]:
     from scapy.utils import RawPcapNgReader
 
     said: list[str] = []  # by scapy, which ends a damaged file as it ends a whole one, but for a warning
-    logging.getLogger("scapy.runtime").addFilter(lambda record: said.append(record.getMessage()))  # type: ignore
+    logger = logging.getLogger("scapy.runtime")
+    logger.setLevel(logging.WARNING)
+    logger.addFilter(lambda record: bool(said.append(record.getMessage())))  # type: ignore[func-returns-value]
     reader = RawPcapNgReader(file)
     with contextlib.suppress(EOFError):
         while True:
@@ -1024,9 +1031,12 @@ class Live:
         from scapy.data import ARPHRD_TO_DLT
         from scapy.error import Scapy_Exception
 
+        logging.getLogger("scapy.runtime").setLevel(logging.CRITICAL)  # what fails is said here
         self.interface, self._stop = interface or str(conf.iface), stop
         try:
-            self._opened = L2ListenSocket(iface=self.interface, filter=expression or None)
+            ethernet = conf.ifaces.dev_from_name(self.interface).type in (1, 772)
+            expression = expression or DEFAULT_FILTER + " or vlan" * ethernet
+            self._opened = L2ListenSocket(iface=self.interface, filter=expression)
         except PermissionError:
             raise CaptureError("capturing needs root: sudo, or -r FILE") from None
         except (Scapy_Exception, ValueError, OSError) as error:
@@ -1341,7 +1351,10 @@ class Run:
 def job(args: argparse.Namespace, path: str) -> tuple[str, Summary, bool]:
     """In a process of its own: the lines of a file, in a file; so that others need not wait, nor memory hold them."""
     run = Run(args)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="surrogateescape", delete=False) as file:
+    with (
+        contextlib.closing(run.stop),
+        tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="surrogateescape", delete=False) as file,
+    ):
         for line in run.read(path):
             file.write(line + "\n")
     return file.name, run.summary, run.failed
@@ -1354,7 +1367,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format=f"{PROGRAM}: info: %(message)s", level=logging.INFO)
     try:
         run = Run(args)
-        run.write(run.read_all() if args.r else run.listen())
+        with contextlib.closing(run.stop):
+            run.write(run.read_all() if args.r else run.listen())
     except ImportError:
         complain("error", "it needs scapy: pip install scapy")
         return 1

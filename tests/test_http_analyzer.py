@@ -1,0 +1,859 @@
+"""http_analyzer.py over built captures and real connections: what it pairs, what it says is missing, what it costs."""
+
+import functools
+import gzip
+import http.client
+import http.server
+import itertools
+import json
+import pickle
+import random
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+
+import pytest
+from conftest import ROOT
+
+import http_analyzer
+from http_analyzer import CaptureError, HTTPAnalyzer, analyze
+
+TEN_LINES = ROOT / "tests" / "ten_lines" / "http_analyzer.py"
+FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
+GET = b"GET /%d HTTP/1.1\r\nHost: example.com\r\n\r\n"
+OK = b"HTTP/1.1 %d OK\r\nContent-Length: 5\r\n\r\nhello"
+
+
+class Wire:
+    """One connection, as frames: (time, link type, bytes)."""
+
+    def __init__(self, client=("10.0.0.1", 40000), server=("10.0.0.2", 80), isn=(1000, 2**32 - 40)):
+        self.ends, self.seq, self.frames, self.time = (client, server), list(isn), [], 1000.0
+
+    def packet(self, side, seq, ack, flags, data=b""):
+        (source, sport), (target, dport) = self.ends[side], self.ends[1 - side]
+        family = socket.AF_INET6 if ":" in source else socket.AF_INET
+        addresses = socket.inet_pton(family, source) + socket.inet_pton(family, target)
+        tcp = struct.pack("!HHIIBBHHH", sport, dport, seq % 2**32, ack % 2**32, 0x50, flags, 9, 0, 0) + data
+        if family == socket.AF_INET6:
+            return struct.pack("!IHBB", 6 << 28, len(tcp), 6, 64) + addresses + tcp
+        return struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp), 7, 0, 64, 6, 0) + addresses + tcp
+
+    def put(self, side, flags, data=b"", ack=None):
+        ack = self.seq[1 - side] if ack is None else ack
+        packet = self.packet(side, self.seq[side], ack, flags, data)
+        kind = b"\x86\xdd" if ":" in self.ends[0][0] else b"\x08\x00"
+        self.time += 0.001
+        self.frames.append((self.time, 1, bytes(12) + kind + packet))
+        self.seq[side] += len(data) + (flags & FIN) + (flags >> 1 & 1)
+        return self
+
+    def open(self):
+        return self.put(0, SYN, ack=0).put(1, SYN | ACK).put(0, ACK)
+
+    def send(self, side, data, cuts=()):
+        for start, end in itertools.pairwise([0, *sorted({*cuts} - {0, len(data)}), len(data)]):
+            self.put(side, ACK | PSH, data[start:end])
+        return self
+
+    def close(self):
+        return self.put(0, FIN | ACK).put(1, FIN | ACK).put(0, ACK)
+
+
+def exchanges(frames, **options):
+    analyzer = HTTPAnalyzer(**options)
+    found = [exchange for frame in frames for exchange in analyzer.feed(*frame)] + analyzer.flush()
+    assert analyzer.held == 0
+    return found
+
+
+def brief(exchange):
+    bodies = exchange.request_bytes, exchange.response_bytes
+    return exchange.method, exchange.target, exchange.status, *bodies, exchange.problems
+
+
+def told(frames):
+    return sorted(map(brief, exchanges(frames)), key=str)
+
+
+def one(requests, responses, **options):
+    """The exchanges of a connection in which first all requests are sent, then all responses."""
+    return exchanges(Wire(**options).open().send(0, requests).send(1, responses).close().frames)
+
+
+def save(path, frames, order="<", unit=1e-6, linktype=None):
+    magic = 0xA1B2C3D4 if unit == 1e-6 else 0xA1B23C4D
+    data = struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, 262_144, frames[0][1] if linktype is None else linktype)
+    for when, _, frame in frames:
+        data += struct.pack(order + "IIII", int(when), round(when % 1 / unit), len(frame), len(frame)) + frame
+    path.write_bytes(data)
+    return path
+
+
+def block(kind, body):
+    body += bytes(-len(body) % 4)
+    return struct.pack("<II", kind, len(body) + 12) + body + struct.pack("<I", len(body) + 12)
+
+
+def save_ng(path, frames):
+    """pcapng with an interface for each link type, the second with nanoseconds."""
+    types = sorted({linktype for _, linktype, _ in frames})
+    data = block(0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1))
+    for index, linktype in enumerate(types):
+        data += block(1, struct.pack("<HHI", linktype, 0, 0) + (struct.pack("<HHB3xI", 9, 1, 9, 0) if index else b""))
+    for when, linktype, frame in frames:
+        ticks = round(when * (1e9 if types.index(linktype) else 1e6))
+        head = struct.pack("<IIIII", types.index(linktype), ticks >> 32, ticks & 0xFFFFFFFF, len(frame), len(frame))
+        data += block(6, head + frame)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.fixture
+def capture(tmp_path):
+    wire = Wire().open()
+    for number in range(3):
+        wire.send(0, GET % number).send(1, OK % (200 + number))
+    return save(tmp_path / "a.pcap", wire.close().frames)
+
+
+# Properties
+
+
+def random_exchanges(rng, count):
+    for number in range(count):
+        sent, answered = (bytes(rng.choices(b"abcdefgh", k=rng.randrange(1, size))) for size in (60, 300))
+        request, response = (
+            GET % number,
+            b"HTTP/1.1 %d OK\r\nContent-Length: %d\r\n\r\n" % (200 + number, len(answered)),
+        )
+        kind, how = rng.randrange(5), rng.randrange(5)
+        if kind == 0:
+            request = b"POST /%d HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (number, len(sent)) + sent
+        elif kind == 1:
+            request = b"\r\nPUT /%d HTTP/1.1\nTransfer-Encoding: chunked\n\n%x\r\n%b\r\n0\r\nT: x\r\n\r\n"
+            request %= (number, len(sent), sent)
+        elif kind == 2:
+            yield b"HEAD /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number, response
+            continue
+        if how == 0:
+            response = b"HTTP/1.1 %d OK\r\nTransfer-Encoding: chunked\r\n\r\n%x;e=1\r\n%b\r\n2\r\nab\r\n0\r\n\r\n"
+            yield request, response % (200 + number, len(answered), answered)
+        else:
+            yield request, (b"HTTP/1.1 100 Continue\r\n\r\n" if how == 1 else b"") + response + answered
+
+
+def random_wire(rng, pairs, pipelined, how):
+    def cuts(data):
+        return [(), range(len(data)), rng.choices(range(len(data)), k=5)][how]
+
+    wire = Wire(isn=(rng.choice([1, 2**32 - 50]), rng.choice([1, 2**32 - 300]))).open()
+    turns = [(0, each[0]) for each in pairs] + [(1, each[1]) for each in pairs]
+    for side, data in turns if pipelined else [turn for each in pairs for turn in enumerate(each)]:
+        wire.send(side, data, cuts(data))
+        if rng.random() < 0.5:
+            wire.put(1 - side, ACK)
+    return wire.close().frames
+
+
+def mixed(rng, frames, window):
+    late = sorted(enumerate(frames[3:]), key=lambda each: each[0] + rng.random() * window)
+    return frames[:3] + [frame for _, frame in late]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_same_comes_out_however_it_is_cut_ordered_and_repeated(seed):
+    rng = random.Random(seed)
+    pairs = list(random_exchanges(rng, rng.randrange(1, 6)))
+    truth = told(random_wire(rng, pairs, False, 0))
+    assert [line[5] for line in truth] == [()] * len(pairs)
+    for how in range(3):
+        frames = random_wire(rng, pairs, rng.random() < 0.5, how)
+        again = [(0, frame) for frame in frames] + [(rng.random() * 20, frame) for frame in frames]
+        again = sorted(enumerate(again), key=lambda each: each[0] % len(frames) + each[1][0])
+        assert told(frames) == truth
+        assert told(mixed(rng, frames, 8)) == truth
+        assert told([frame for _, (_, frame) in again]) == truth
+        assert told(overlapping(rng, frames)) == truth
+
+
+def overlapping(rng, frames):
+    """Every segment again, with some of the bytes before it."""
+    said = {}
+    for when, linktype, frame in frames:
+        yield when, linktype, frame
+        data, key = frame[54:], frame[26:38]
+        if data and said.get(key):
+            more = said[key][-rng.randrange(1, len(said[key]) + 1) :]
+            seq = struct.unpack_from("!I", frame, 38)[0] - len(more)
+            head = frame[:16] + struct.pack("!H", 40 + len(more + data)) + frame[18:38] + struct.pack("!I", seq % 2**32)
+            yield when, linktype, head + frame[42:54] + more + data
+        said[key] = (said.get(key, b"") + data)[-400:]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_with_one_segment_lost_every_other_exchange_is_right(seed):
+    rng = random.Random(seed)
+    pairs = list(random_exchanges(rng, rng.randrange(2, 6)))
+    truth = told(random_wire(rng, pairs, False, 0))
+    for how, pipelined in itertools.product((0, 1), (False, True)):
+        frames = random_wire(rng, pairs, pipelined, how)
+        with_data = [frame for frame in frames if len(frame[2]) > 54]
+        for lost in rng.sample(with_data, min(8, len(with_data))):
+            found = told([frame for frame in frames if frame is not lost])
+            whole = [line for line in found if not line[5]]
+            assert set(whole) <= set(truth)
+            assert len(whole) >= len(pairs) - 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_however_many_segments_are_lost_nothing_is_paired_wrongly(seed):
+    rng = random.Random(seed)
+    for pipelined in (False, False, True):
+        frames = random_wire(rng, list(random_exchanges(rng, 6)), pipelined, 2)
+        for line in told(frame for frame in frames if rng.random() > 0.1):
+            assert line[0] is None or line[2] is None or line[1] == f"/{line[2] - 200}"
+
+
+def test_a_lost_request_does_not_shift_those_after_it():
+    wire = Wire().open()
+    for number in range(4):
+        wire.send(0, GET % number).send(1, OK % (200 + number))
+    found = exchanges(wire.frames[:5] + wire.frames[6:])
+    assert [(each.target, each.status) for each in found] == [("/0", 200), (None, 202), ("/2", 203)][:0] or {
+        (each.target, each.status) for each in found
+    } == {("/0", 200), (None, 201), ("/2", 202), ("/3", 203)}
+    assert next(each for each in found if each.status == 201).problems == ("gap", "no request")
+
+
+def mutate(rng, data):
+    data = bytearray(data)
+    for _ in range(rng.randrange(1, 12)):
+        at = rng.randrange(len(data))
+        match rng.randrange(4):
+            case 0:
+                data[at] = rng.randrange(256)
+            case 1:
+                del data[at : at + rng.randrange(1, 40)]
+            case 2:
+                data[at:at] = data[rng.randrange(len(data)) :][: rng.randrange(1, 60)]
+            case 3:
+                data[at : at + 4] = rng.choice([b"\r\n\r\n", b"\xff" * 4, b"\x1b[2J", bytes(4), b"HTTP"])
+        if not data:
+            return b"\0"
+    return bytes(data)
+
+
+def test_ten_thousand_mutated_captures_raise_nothing_and_print_no_control_character():
+    rng = random.Random(5)
+    originals = []
+    for seed in range(20):
+        pairs = list(random_exchanges(random.Random(seed), 3))
+        originals.append(random_wire(random.Random(seed), pairs, seed % 2, 2 * (seed % 2)))
+    lines = 0
+    for number in range(10_000):
+        frames = list(rng.choice(originals))
+        for _ in range(3):
+            at = rng.randrange(len(frames))
+            frames[at] = (frames[at][0], frames[at][1], mutate(rng, frames[at][2]))
+        for found in exchanges(frames, headers=number % 2 == 1):
+            lines += 1
+            for form in http_analyzer.FORMATS.values():
+                text = form(found)
+                assert text.replace("\n  > ", "").replace("\n  < ", "").isprintable()
+    assert lines > 20_000
+
+
+def test_ten_thousand_mutated_files_end_with_an_error_of_ours(tmp_path, capture):
+    rng, path = random.Random(6), tmp_path / "mutated"
+    data = capture.read_bytes()
+    for _ in range(2_000):
+        path.write_bytes(mutate(rng, data))
+        try:
+            assert len(list(analyze(str(path)))) < 20
+        except CaptureError:
+            pass
+
+
+# Link layers, IP
+
+
+def link(header, linktype):
+    return lambda packet: [(1.0, linktype, header + packet)]
+
+
+def fragments(packet):
+    """An IPv4 packet in three, the last first."""
+    payload = packet[20:]
+    for start, end, more in ((48, None, 0), (0, 24, 0x2000), (24, 48, 0x2000)):
+        part = payload[start:end]
+        head = packet[:2] + struct.pack("!HHH", 20 + len(part), 7, start // 8 | more) + packet[8:20]
+        yield 1.0, 101, head + part
+
+
+def fragments6(packet):
+    for start, end, more in ((0, 24, 1), (24, None, 0)):
+        part = packet[40:][start:end]
+        head = packet[:4] + struct.pack("!HB", 8 + len(part), 44) + packet[7:40]
+        yield 1.0, 101, head + struct.pack("!BBHI", 6, 0, start | more, 99) + part
+
+
+def extended(packet):
+    """IPv6 with hop-by-hop options, a routing header and destination options."""
+    more = bytes([43, 0, *bytes(6)]) + bytes([60, 1, *bytes(14)]) + bytes([6, 0, *bytes(6)])
+    head = packet[:4] + struct.pack("!HB", len(packet) - 40 + len(more), 0) + packet[7:40]
+    return [(1.0, 101, head + more + packet[40:])]
+
+
+def with_options(packet):
+    return [
+        (1.0, 101, b"\x46" + packet[1:2] + struct.pack("!H", len(packet) + 4) + packet[4:20] + bytes(4) + packet[20:])
+    ]
+
+
+def in_ipv4(packet):
+    addresses = bytes([192, 0, 2, 1, 192, 0, 2, 2])
+    return [(1.0, 101, struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(packet), 0, 0, 9, 41, 0) + addresses + packet)]
+
+
+SNAP, IP4, IP6 = b"\xaa\xaa\x03\0\0\0", b"\x08\x00", b"\x86\xdd"
+WIFI = b"\x08\x01" + bytes(22)
+LAYERS = {
+    "Ethernet": link(bytes(12) + IP4, 1),
+    "802.1Q": link(bytes(12) + b"\x81\0\0\x07" + IP4, 1),
+    "802.1ad and two more": link(bytes(12) + b"\x88\xa8\0\x01\x81\0\0\x02\x81\0\0\x03" + IP4, 1),
+    "PPPoE": link(bytes(12) + b"\x88\x64\x11\0\0\x01\0\0\0\x21", 1),
+    "Linux cooked v1": link(bytes(14) + IP4, 113),
+    "Linux cooked v2": link(IP4 + bytes(18), 276),
+    "BSD NULL": link(b"\x02\0\0\0", 0),
+    "BSD LOOP": link(b"\0\0\0\x02", 108),
+    **{f"raw {number}": link(b"", number) for number in (12, 14, 101, 228)},
+    "Cisco HDLC": link(b"\x0f\0" + IP4, 104),
+    "PPP": link(b"\xff\x03\0\x21", 9),
+    "PPP, compressed": link(b"\0\x21", 9),
+    "802.11": link(WIFI + SNAP + IP4, 105),
+    "radiotap, QoS": link(b"\0\0\x0c\0" + bytes(8) + b"\x88\x02" + bytes(24) + SNAP + IP4, 127),
+    "options": with_options,
+    "fragments": fragments,
+    "offload": lambda packet: [(1.0, 101, packet[:2] + bytes(2) + packet[4:])],
+    "padding": lambda packet: [(1.0, 1, bytes(12) + IP4 + packet + b"padding")],
+    "IPv6": link(b"", 229),
+    "IPv6 extensions": extended,
+    "IPv6 fragments": fragments6,
+    "6in4": in_ipv4,
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_link_layer(name):
+    addresses = (
+        {"client": ("fd00::1", 40000), "server": ("fd00::2", 80)} if "6" in name[:5] and "802" not in name else {}
+    )
+    addresses = addresses if name in ("IPv6", "IPv6 extensions", "IPv6 fragments", "6in4") else {}
+    wire = Wire(**addresses)
+    frames = [
+        *LAYERS[name](wire.packet(0, 500, 900, ACK, GET % 1)),
+        *LAYERS[name](wire.packet(1, 900, 500 + len(GET % 1), ACK, OK % 200)),
+    ]
+    (found,) = exchanges(frames)
+    assert brief(found) == ("GET", "/1", 200, 0, 5, ())
+    assert found.client == ("[fd00::1]:40000" if addresses else "10.0.0.1:40000")
+
+
+def test_what_carries_no_tcp_is_passed_over():
+    rng = random.Random(1)
+    for linktype in (*http_analyzer.LINKS, 7, 999):
+        for size in range(120):
+            assert exchanges([(1.0, linktype, rng.randbytes(size))]) == []
+
+
+# TCP
+
+
+def test_the_middle_of_a_connection_and_no_handshake():
+    wire = Wire().send(1, b"the end of a long body").send(0, GET % 1).send(1, OK % 200)
+    assert [brief(each) for each in exchanges(wire.frames)] == [("GET", "/1", 200, 0, 5, ())]
+
+
+def test_data_in_the_syn():
+    wire = Wire().put(0, SYN, GET % 1, ack=0).put(1, SYN | ACK).send(1, OK % 200)
+    assert [brief(each) for each in exchanges(wire.frames)] == [("GET", "/1", 200, 0, 5, ())]
+
+
+@pytest.mark.parametrize("end", [FIN | ACK, RST, None])
+def test_a_port_that_is_used_again(end):
+    wire = Wire().open().send(0, GET % 1).send(1, OK % 201)
+    if end:
+        wire.put(0, end)
+    again = Wire(isn=(777_777, 888_888)).open().send(0, GET % 2).send(1, OK % 202)
+    found = [(each.target, each.status) for each in exchanges(wire.frames + again.frames)]
+    assert found == [("/1", 201), ("/2", 202)]
+
+
+def test_a_reset_cuts_off():
+    wire = Wire().open().send(0, GET % 1).send(1, (OK % 200)[:-2]).put(1, RST | ACK)
+    assert [brief(each) for each in exchanges(wire.frames)] == [("GET", "/1", 200, 0, 3, ("cut off",))]
+
+
+def test_a_late_copy_after_the_end_is_nothing_new():
+    wire = Wire().open().send(0, GET % 1).send(1, OK % 200).close()
+    assert len(exchanges(wire.frames + wire.frames[1:])) == 1
+
+
+def test_a_gap_in_a_body_is_marked_and_passed_when_it_is_acknowledged():
+    wire = Wire().open().send(0, GET % 1)
+    wire.send(1, b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n" + bytes(3000), [1000, 2000]).put(0, ACK)
+    found = exchanges(wire.frames[:5] + wire.frames[6:])
+    assert [brief(each) for each in found] == [("GET", "/1", 200, 0, 3000, ("gap",))]
+
+
+def test_idle_connections_are_forgotten_and_told():
+    wire = Wire().open().send(0, GET % 1)
+    later = Wire(client=("10.0.0.9", 1)).put(0, SYN, ack=0).frames[0]
+    analyzer = HTTPAnalyzer()
+    for frame in wire.frames:
+        assert analyzer.feed(*frame) == []
+    (found,) = analyzer.feed(5_000.0, *later[1:])
+    assert found.problems == ("no response",)
+    assert analyzer.dropped == 0
+
+
+# HTTP
+
+
+@pytest.mark.parametrize(
+    ("requests", "responses", "expected"),
+    [
+        (b"BREW /pot HTTP/1.1\r\n\r\n", b"HTTP/1.1 418 I'm a teapot\r\n\r\n", ("BREW", "/pot", 418, 0, 0, ())),
+        (b"HEAD / HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", ("HEAD", "/", 200, 0, 0, ())),
+        (b"GET / HTTP/1.0\n\n", b"HTTP/1.0 200 OK\n\nuntil the end", ("GET", "/", 200, 0, 13, ())),
+        (b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 304 N\r\nContent-Length: 9\r\n\r\n", ("GET", "/", 304, 0, 0, ())),
+        (b"CONNECT a:1 HTTP/1.1\r\n\r\n\x16\x03", b"HTTP/1.1 200 OK\r\n\r\n\x16\x03", ("CONNECT", "a:1", 200, 0, 0, ())),
+        (b"GET /w HTTP/1.1\r\nUpgrade: x\r\n\r\n", b"HTTP/1.1 101 S\r\n\r\n\x81\x05HTTP/", ("GET", "/w", 101, 0, 0, ())),
+        (b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab", ("GET", "/", 200, 0, 2, ("cut off",))),
+        (b"GET / HTTP/1.1\r\n\r\n", OK[:26].replace(b"%d", b"200") + b": 5, 5\r\n\r\nhello", ("GET", "/", 200, 0, 5, ())),
+        (b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\nab", ("GET", "/", 200, 0, 2, ("malformed",))),
+        (b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", ("GET", "/", 200, 0, 0, ("malformed",))),
+        (b"GET / HTTP/1.1\r\n\r\n", b"", ("GET", "/", None, 0, None, ("no response",))),
+        (b"", OK % 200, (None, None, 200, None, 5, ("no request",))),
+    ],
+)  # fmt: skip
+def test_a_message(requests, responses, expected):
+    wire = Wire().open()
+    for side, data in enumerate((requests, responses)):
+        if data:
+            wire.send(side, data)
+    assert [brief(each) for each in exchanges(wire.put(1, FIN | ACK).put(0, FIN | ACK).frames)] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("request_head", "url", "host"),
+    [
+        (b"GET /a?b HTTP/1.1\r\nHost: example.com:81", "http://example.com:81/a?b", "example.com:81"),
+        (b"GET http://other/a HTTP/1.1\r\nHost: proxy", "http://other/a", "proxy"),
+        (b"GET /a HTTP/1.0\r\nX: y", "http://10.0.0.2:80/a", None),
+        (b"OPTIONS * HTTP/1.1\r\nHost: h", "http://h", "h"),
+        (b"CONNECT a.b:443 HTTP/1.1\r\nHOST:a.b", "a.b:443", "a.b"),
+        (b"GET /\xe4 HTTP/1.1\r\nHost: \xc3\xa4", "http://\u00e4/\u00e4", "\u00e4"),
+    ],
+)
+def test_the_url_of_a_request(request_head, url, host):
+    (found,) = one(request_head + b"\r\n\r\n", b"HTTP/1.1 404 Not Found\r\n\r\n")
+    assert (found.url, found.host) == (url, host)
+
+
+def test_all_that_an_exchange_tells():
+    request = b"POST /p HTTP/1.1\r\nHost: h\r\nUser-Agent: me\r\nContent-Length: 3\r\n\r\nabc"
+    response = b"HTTP/1.1 201 All is well\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 2\r\n\r\nok"
+    wire = Wire().open().send(0, request, [20, 70]).send(1, response, [10, len(response) - 1])
+    (found,) = exchanges(wire.frames, headers=True)
+    assert pickle.loads(pickle.dumps(found)) == found
+    assert (found.version, found.reason, found.content_type) == ("1.1", "All is well", "text/html; charset=utf-8")
+    assert (found.user_agent, found.request_bytes, found.response_bytes) == ("me", 3, 2)
+    assert (found.time, found.ttfb_s, found.duration_s) == pytest.approx((1000.004, 0.003, 0.005))
+    assert found.request_headers == (("Host", "h"), ("User-Agent", "me"), ("Content-Length", "3"))
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [(b"\x16\x03\x01\x02\0\x01", "TLS"), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12", "HTTP/2")],
+)
+def test_what_is_not_read_is_one_note(caplog, data, name):
+    caplog.set_level("INFO")
+    wire = Wire().open().send(0, data + bytes(500)).send(1, b"\x16\x03\x03" + bytes(500)).send(0, GET % 1)
+    assert exchanges(wire.frames) == []
+    assert len(caplog.messages) == 1
+    assert name in caplog.text
+    assert "10.0.0.1:40000" in caplog.text
+
+
+def test_other_protocols_are_left_after_a_bounded_look():
+    wire = Wire().open().send(1, b"220 mail ESMTP\r\n")
+    for _ in range(100):
+        wire.send(0, b"MAIL FROM:<a@b> and so on\r\n" * 40)
+    analyzer = HTTPAnalyzer()
+    for frame in wire.frames:
+        analyzer.feed(*frame)
+    assert analyzer.held < 5_000
+    assert exchanges(wire.send(0, GET % 1).frames) == []
+
+
+# Limits
+
+
+def cost(frames):
+    """The most memory that an analyzer takes, in MB, and how many connections it dropped."""
+    analyzer = HTTPAnalyzer()
+    tracemalloc.start()
+    for frame in frames:
+        analyzer.feed(*frame)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / 1e6, analyzer.dropped
+
+
+def half_open():
+    for number in range(30_000):
+        yield Wire(client=(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 9)).put(0, SYN, ack=0).frames[0]
+
+
+def endless_heads():
+    for number in range(700):
+        wire = Wire(client=("10.0.0.1", number + 1)).open().send(0, GET.rstrip() % 1 + b"\r\nX: " + bytes(60_000))
+        yield from wire.frames
+
+
+def pipelined_forever():
+    wire = Wire().open()
+    for number in range(3_000):
+        yield from wire.send(0, GET % number).frames
+        wire.frames.clear()
+
+
+def far_ahead():
+    wire = Wire().open()
+    for number in range(40):
+        wire.seq[0] += 1 + number
+        yield from wire.send(0, bytes(60_000)).frames
+        wire.frames.clear()
+
+
+@pytest.mark.parametrize(
+    ("frames", "most_mb", "drops"),
+    [(half_open, 60, True), (endless_heads, 35, True), (pipelined_forever, 3, True), (far_ahead, 3, False)],
+)
+def test_hostile_traffic_costs_the_limit(frames, most_mb, drops):
+    peak, dropped = cost(frames())
+    assert peak < most_mb
+    assert (dropped > 0) == drops
+
+
+def test_an_endless_head_is_malformed():
+    (found,) = exchanges(
+        Wire().open().send(0, GET.rstrip() % 1 + b"\r\nX: " + bytes(70_000), range(0, 70_000, 999)).frames
+    )
+    assert brief(found) == ("GET", "/1", None, 0, None, ("malformed", "no response"))
+
+
+# Files
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("unit", [1e-6, 1e-9])
+def test_a_classic_pcap(tmp_path, order, unit):
+    frames = Wire().open().send(0, GET % 1).send(1, OK % 200).frames
+    (found,) = analyze(str(save(tmp_path / "a", frames, order, unit)))
+    assert found.time == pytest.approx(1000.004)
+
+
+def test_a_pcapng_with_two_interfaces(tmp_path):
+    frames = Wire().open().send(0, GET % 1).send(1, OK % 200).frames
+    frames = [
+        (when, 101, frame[14:]) if index % 2 else (when, 1, frame) for index, (when, _, frame) in enumerate(frames)
+    ]
+    (found,) = analyze(str(save_ng(tmp_path / "a", frames)))
+    assert (found.time, found.duration_s) == pytest.approx((1000.004, 0.001))
+
+
+def test_gzip_standard_input_and_several_files(run, capture, tmp_path):
+    packed = tmp_path / "a.pcap.gz"
+    packed.write_bytes(gzip.compress(capture.read_bytes()))
+    with open(capture, "rb") as stdin:
+        status, out, err = run("http_analyzer.py", "-r", packed, "-r", "-", "--json", stdin=stdin)
+    assert (status, err) == (0, "")
+    assert [json.loads(line)["status"] for line in out.splitlines()] == [200, 201, 202] * 2
+
+
+@pytest.mark.parametrize("form", [save, save_ng])
+def test_a_cut_file_is_what_is_whole_and_one_error(run, tmp_path, form):
+    path = form(tmp_path / "cut", Wire().open().send(0, GET % 1).send(1, OK % 200).send(0, GET % 2).frames)
+    path.write_bytes(path.read_bytes()[:-9])
+    status, out, err = run("http_analyzer.py", "-r", path)
+    assert (status, len(out.splitlines())) == (1, 1)
+    assert re.fullmatch(rf"http_analyzer.py: error: {path}: .*cut off.*\n", err)
+
+
+@pytest.mark.parametrize("data", [b"", b"no capture at all", None])
+def test_no_capture_is_one_error(run, tmp_path, data):
+    path = tmp_path / "none"
+    if data is not None:
+        path.write_bytes(data)
+    status, out, err = run("http_analyzer.py", "-r", path)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+
+
+def test_a_filter_needs_no_tcpdump_and_a_wrong_one_is_an_error(run, capture):
+    for expression, count in (("tcp port 80", 3), ("tcp port 81", 0), ("vlan", 0)):
+        status, out, err = run(
+            "http_analyzer.py", "-r", capture, *expression.split(), env={}, ignored=["DeprecationWarning"]
+        )
+        assert (status, len(out.splitlines()), err) == (0, count, "")
+    status, out, err = run("http_analyzer.py", "-r", capture, "tcp", "prot", ignored=["DeprecationWarning"])
+    assert (status, out, err.count("\n")) == (1, "", 1)
+
+
+def test_jobs_print_the_same_in_the_same_order(run, capture, tmp_path):
+    others = [
+        save(tmp_path / f"{number}", Wire().open().send(0, GET % number).send(1, OK % 200).frames)
+        for number in range(5)
+    ]
+    files = [argument for path in (capture, *others) for argument in ("-r", path)]
+    alone, together = (run("http_analyzer.py", *files, "--summary", "--jobs", jobs) for jobs in (1, 3))
+    assert together == alone
+    assert "8 exchanges" in alone[1]
+
+
+def test_reading_loads_no_scapy(capture):
+    code = f"import sys, http_analyzer; list(http_analyzer.analyze({str(capture)!r})); print('scapy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
+
+
+# Formats
+
+
+def test_text(run, capture):
+    _, out, _ = run("http_analyzer.py", "-r", capture, "-c", 1, env={"TZ": "UTC"})
+    assert out == "00:16:40.004 10.0.0.1:40000 GET http://example.com/0 200 5 bytes - 1.0 ms\n"
+
+
+def test_what_the_wire_says_is_escaped(run, tmp_path):
+    evil = "GET /\x1b[31m\x9b\u202e HTTP/1.1\r\nHost: a\x07\r\nX: \x1b]0;\r\n\r\n".encode()
+    path = save(tmp_path / "evil", Wire().open().send(0, evil).send(1, b"HTTP/1.1 200 \x1b[2J\r\n\r\n").frames)
+    for form in http_analyzer.FORMATS:
+        status, out, _ = run(
+            "http_analyzer.py", "-r", path, "--format", form, "--headers", "--summary", ignored=["EncodingWarning"]
+        )
+        assert status == 0
+        assert all(line.isprintable() for line in out.splitlines())
+    assert "/\\x1b[31m\\x9b\\u202e" in run("http_analyzer.py", "-r", path)[1]
+
+
+def test_json_keys(run, capture):
+    keys = "time client server method url host target version status reason request_bytes response_bytes content_type "
+    keys += "user_agent ttfb_s duration_s problems"
+    first = json.loads(run("http_analyzer.py", "-r", capture, "--json")[1].splitlines()[0])
+    assert list(first) == keys.split()
+    more = json.loads(run("http_analyzer.py", "-r", capture, "--json", "--headers")[1].splitlines()[0])
+    assert more["request_headers"] == [["Host", "example.com"]]
+    assert {key: more[key] for key in first} == first
+
+
+def odd_capture(tmp_path):
+    wire = Wire().open().send(0, b'GET /a"b\\ HTTP/1.1\r\nUser-Agent: "x"\r\nReferer: http://r/\r\n\r\n')
+    wire.send(1, OK % 200).send(0, b"GET /unanswered?q=1 HTTP/1.1\r\n\r\n")
+    return save(tmp_path / "odd", wire.frames)
+
+
+def test_combined(run, tmp_path):
+    path = odd_capture(tmp_path)
+    _, out, _ = run("http_analyzer.py", "-r", path, "--format", "combined", env={"TZ": "UTC"})
+    first, second = out.splitlines()
+    request = r'"GET /a\x22b\\ HTTP/1.1" 200 5 "http://r/" "\x22x\x22"'
+    assert first == "10.0.0.1 - - [01/Jan/1970:00:16:40 +0000] " + request
+    assert second.endswith('"GET /unanswered?q=1 HTTP/1.1" 499 - "-" "-"')
+
+
+@pytest.mark.skipif(not shutil.which("goaccess"), reason="needs goaccess")
+def test_goaccess_takes_all_of_it(run, tmp_path):
+    log = tmp_path / "log"
+    log.write_text(run("http_analyzer.py", "-r", odd_capture(tmp_path), "--format", "combined")[1])
+    command = ["goaccess", log, "--log-format=COMBINED", "-o", tmp_path / "report.json", "--no-global-config"]
+    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+    general = json.loads((tmp_path / "report.json").read_text())["general"]
+    assert (general["valid_requests"], general["failed_requests"]) == (2, 0)
+
+
+def check_har(har):
+    """What https://w3c.github.io/web-performance/specs/HAR/Overview.html demands."""
+    assert har["log"]["version"] == "1.2"
+    assert {"name", "version"} <= set(har["log"]["creator"])
+    pages = {page["id"] for page in har["log"]["pages"]}
+    for entry in har["log"]["entries"]:
+        assert {"startedDateTime", "time", "request", "response", "cache", "timings"} <= set(entry)
+        assert entry["pageref"] in pages
+        for side in (entry["request"], entry["response"]):
+            assert {"httpVersion", "cookies", "headers", "headersSize", "bodySize"} <= set(side)
+        assert {"method", "url", "queryString"} <= set(entry["request"])
+        assert {"status", "statusText", "content", "redirectURL"} <= set(entry["response"])
+        assert {"size", "mimeType"} <= set(entry["response"]["content"])
+        assert {"send", "wait", "receive"} <= set(entry["timings"])
+        assert sum(max(0, value) for value in entry["timings"].values()) == pytest.approx(entry["time"])
+    return har["log"]["entries"]
+
+
+def test_har(run, tmp_path):
+    _, out, _ = run("http_analyzer.py", "-r", odd_capture(tmp_path), "--format", "har")
+    first, second = check_har(json.loads(out))
+    assert first["response"]["bodySize"] == 5
+    assert (second["response"]["status"], second["response"]["bodySize"]) == (0, -1)
+    assert second["request"]["queryString"] == [{"name": "q", "value": "1"}]
+
+
+def test_an_empty_har_is_one_too(run, tmp_path):
+    path = save(tmp_path / "empty", Wire().open().frames)
+    assert check_har(json.loads(run("http_analyzer.py", "-r", path, "--format", "har")[1])) == []
+
+
+def test_har_is_whole_after_ctrl_c(script, capture):
+    process = script("http_analyzer.py", "-r", "-", "--format", "har", stdin=subprocess.PIPE)
+    process.stdin.buffer.write(capture.read_bytes())
+    process.stdin.buffer.flush()
+    first = process.stdout.readline() + process.stdout.readline()
+    status, out, err = process.finish(signal.SIGINT)
+    assert (status, err) == (0, "")
+    assert len(check_har(json.loads(first + out))) == 3
+
+
+def test_lines_of_a_pipe_come_at_once(script, capture):
+    process = script("http_analyzer.py", "-r", "-", stdin=subprocess.PIPE)
+    process.stdin.buffer.write(capture.read_bytes())
+    process.stdin.buffer.flush()
+    assert [process.stdout.readline().split()[3] for _ in range(3)] == [
+        f"http://example.com/{number}" for number in range(3)
+    ]
+    process.finish(signal.SIGTERM)
+
+
+def test_the_summary(run, tmp_path):
+    _, out, _ = run("http_analyzer.py", "-r", odd_capture(tmp_path), "--summary")
+    lines = out.splitlines()[2:]
+    assert lines[0] == "2 exchanges, bodies: 0 bytes sent, 5 received"
+    assert lines[1:5] == [
+        "by host: 10.0.0.2:80 2",
+        "by status: 200 1, none 1",
+        "by method: GET 2",
+        "by problem: no response 1",
+    ]
+    assert re.search(r"latency: p50 \S+ ms +p90 \S+ ms +p99 \S+ ms", out)
+    assert "█ 1" in out
+
+
+def test_a_closed_pipe_ends_quietly(capture):
+    command = f"{sys.executable} -Werror http_analyzer.py -r {capture} | head -1"
+    run = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+# Live
+
+
+@pytest.fixture
+def web():
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address
+        server.shutdown()
+        thread.join()
+
+
+def test_live(script, web):
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
+    except (PermissionError, AttributeError):
+        pytest.skip("only root on Linux can capture")
+    analyzer = script("http_analyzer.py", "-i", "lo", "--json", "tcp", "port", web[1], ignored=["DeprecationWarning"])
+    assert "Ctrl+C" in analyzer.stderr.readline()
+    client = http.client.HTTPConnection(*web)
+    for number in range(50):
+        client.request("GET", f"/{number}")
+        client.getresponse().read()
+    lines = [json.loads(analyzer.stdout.readline()) for _ in range(50)]
+    status, out, err = analyzer.finish(signal.SIGINT)
+    client.close()
+    assert (status, out, err) == (0, "", "")
+    assert [(line["target"], line["status"], line["problems"]) for line in lines] == [
+        (f"/{number}", 200, []) for number in range(50)
+    ]
+    assert all(0 < line["ttfb_s"] <= line["duration_s"] < 5 and abs(line["time"] - time.time()) < 60 for line in lines)
+
+
+# What the ten-line version gets wrong
+
+
+def ten_lines(path):
+    pytest.importorskip("scapy")
+    return subprocess.run([sys.executable, TEN_LINES, path], capture_output=True, text=True).stdout.splitlines()
+
+
+@functools.cache
+def shown(path):
+    return [brief(each) for each in analyze(str(path))]
+
+
+@pytest.mark.parametrize(
+    ("data", "cuts", "seen"),
+    [
+        ([GET % 1 + GET % 2], (), ["GET /1 HTTP/1.1"]),
+        ([GET % 1, GET % 2], (2,), []),
+        ([GET % 1, GET % 2], (8,), ["GET /1 H", "GET /2 H"]),
+        ([(GET % 1).replace(b"GET", b"PUT"), (GET % 2).replace(b"GET", b"PUT")], (), []),
+    ],
+    ids=["two in a packet", "one in two packets", "cut", "PUT"],
+)
+def test_the_ten_line_version_takes_a_packet_for_a_request(tmp_path, data, cuts, seen):
+    wire = Wire().open()
+    for each in data:
+        wire.send(0, each, cuts)
+    path = save(tmp_path / "a", wire.frames)
+    assert [line.partition(": ")[2] for line in ten_lines(path)] == seen
+    assert [line[1] for line in shown(path)] == ["/1", "/2"]
+
+
+def test_the_ten_line_version_takes_port_80_for_http(tmp_path):
+    path = save(tmp_path / "a", Wire(server=("10.0.0.2", 8080)).open().send(0, GET % 1).send(1, OK % 200).frames)
+    assert ten_lines(path) == []
+    assert shown(path) == [("GET", "/1", 200, 0, 5, ())]
+    other = save(tmp_path / "b", Wire().open().send(0, b"POSTFIX is no HTTP\r\n").frames)
+    assert len(ten_lines(other)) == 1
+    assert shown(other) == []
+
+
+def test_the_ten_line_version_shows_no_response_no_host_and_no_time(capture):
+    assert ten_lines(capture) == [f"HTTP request from 10.0.0.1: GET /{number} HTTP/1.1" for number in range(3)]
+
+
+def test_the_ten_line_version_prints_an_attackers_bytes(tmp_path):
+    path = save(tmp_path / "a", Wire().open().send(0, b"GET /\x1b[2J HTTP/1.1\r\n\r\n").frames)
+    assert "\x1b[2J" in ten_lines(path)[0]
+    (found,) = analyze(str(path))
+    assert "\\x1b[2J" in http_analyzer.as_text(found)
