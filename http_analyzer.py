@@ -355,7 +355,8 @@ class Parser:
         """Nothing follows: it has been closed, or else it breaks off here."""
         if self.rest and self.state is Parser._start and self._match(self.rest, 0):
             self.lose("cut off")
-        elif self.message:
+        self.bodiless()
+        if self.message:
             if not clean or self.state is not Parser._body or self.left < ENDLESS // 2:
                 self.message.mark("cut off")
             self._finish()
@@ -366,6 +367,11 @@ class Parser:
         """A message begins here, if it has been searched for."""
         self._keep(b"", 0)
         self.state = Parser._start
+
+    def bodiless(self) -> None:
+        """The request that this answers is not known, and no body has come: it must have been HEAD."""
+        if self.message and self.message.unsure and not self.message.size:
+            self._finish()
 
     def _keep(self, data: bytes, at: int) -> int:
         """Wait for what follows on what begins at `at`."""
@@ -437,7 +443,7 @@ class Parser:
         if message and message.unsure and not message.size and b"HTTP/1.".startswith(data[at : at + 7]):
             if len(data) - at < 7:
                 return self._keep(data, at)
-            self._finish()  # the request that was lost must have been HEAD
+            self.bodiless()
             return at
         return at + self._take(len(data) - at)
 
@@ -476,6 +482,8 @@ class Parser:
         """Neither the end of this message is known, nor how many follow before the next that is found."""
         message, self.message = self.message, None
         found, self.state = self._match(self.rest, 0), Parser._search
+        if found and found.re is RESPONSE and found[2][:1] == b"1":
+            found = None
         self.lost = self.answers is None and not found
         if message is None and not self.lost:
             message = Message(self.time)
@@ -488,6 +496,8 @@ class Parser:
         if message:
             message.mark(problem)
             message.end = self.time
+            self.connection.losses += 1
+            self.connection.doubt |= bool(self.connection.requests) and not (self.answers and message.first)
             if self.answers:
                 self.connection.response_ends(message)
             self.connection.doubt |= bool(self.connection.requests)
@@ -528,7 +538,8 @@ class Connection:
     lost ones included, they belong together in order; else none do.
     """
 
-    __slots__ = ("analyzer", "answers", "closed", "doubt", "last", "requests", "seen", "streams", "stuck", "waiting")
+    __slots__ = ("analyzer", "answers", "closed", "doubt", "last", "losses", "pipelined", "requests")
+    __slots__ += ("seen", "streams", "stuck", "waiting")
 
     def __init__(self, analyzer: "HTTPAnalyzer", key: bytes) -> None:
         self.analyzer = analyzer
@@ -536,7 +547,8 @@ class Connection:
         self.answers: list[Message] = []  # in doubt to what
         self.closed = self.doubt = False
         self.seen = 0.0
-        self.stuck = self.waiting = 0  # frames; segments
+        self.pipelined = False  # a request has come before the last was answered
+        self.losses = self.stuck = self.waiting = 0  # since there is doubt; frames; segments
         half = len(key) // 2 - 2
         back = key[half : 2 * half] + key[:half] + key[-2:] + key[-4:-2]
         self.streams = [Stream(self, each, Parser(self)) for each in (key, back)]
@@ -610,8 +622,10 @@ class Connection:
             self.last = stream
             if stream.parser.state is Parser._search and stream.parser.answers is not None:
                 stream.parser.resume()
-            if self.doubt and stream.parser.answers is False and not stream.peer.parser.message:
-                self._settle(False)
+            if self.doubt and stream.parser.answers is False:
+                stream.peer.parser.bodiless()
+                if not stream.peer.parser.message:
+                    self._settle(False)
 
     def _give_up(self, over: bool, late: bool) -> bool:
         """Pass over a gap, of requests first. Not at once: its bytes may still come."""
@@ -643,6 +657,7 @@ class Connection:
                 if stream.parser.lost and not stream.parser.answers:
                     self.request_begins(Message(stream.parser.time))
                     self.doubt = True
+                    self.losses += 1
 
     def recognise(self, data: bytes) -> None:
         name = "TLS" if data[:2] == b"\x16\x03" else "HTTP/2" if data == b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" else ""
@@ -656,6 +671,7 @@ class Connection:
 
     def request_begins(self, message: Message) -> bool:
         """Whether it has no body for sure."""
+        self.pipelined |= bool(self.requests)
         self.requests.append(message)
         self._count(message, 1)
         self._limit()
@@ -663,21 +679,26 @@ class Connection:
 
     def response_begins(self, message: Message) -> bool:
         """Whether it has no body for sure (RFC 9112 section 6.3)."""
-        index, status = len(self.answers), message.first[1] if message.first else b""
-        asked = self.requests[index].first if index < len(self.requests) else None
+        asked, status = None, message.first[1] if message.first else b""
+        if self.requests and not self.doubt:
+            asked = self.requests[0].first
         method = asked[0] if asked else b""
         message.unsure = not asked
         message.switches = status == b"101" or (method == b"CONNECT" and status[:1] == b"2")
         return message.switches or method == b"HEAD" or status in (b"204", b"304")
 
     def response_ends(self, message: Message) -> None:
-        self.answers.append(message)
-        self._count(message, 1)
-        if not self.doubt:
-            self._tell(self.requests.pop(0) if self.requests else None, self.answers.pop())
+        if self.doubt:
+            self.answers.append(message)
+            self._count(message, 1)
+            self._limit()
+        else:
+            request = self.requests.pop(0) if self.requests else None
+            if request:
+                self._count(request, -1)
+            self._tell(request, message)
         if message.switches:
             self.ignore()
-        self._limit()
 
     def _count(self, message: Message, sign: int) -> None:
         self.analyzer.held += sign * (len(message.block) + MESSAGE_BYTES)
@@ -691,20 +712,21 @@ class Connection:
     def _settle(self, at_last: bool) -> None:
         """End the doubt, if that can be."""
         requests, answers = self.requests, self.answers
-        if len(requests) == len(answers):
-            pairs: list[Any] = list(zip(requests, answers, strict=True))
-        elif at_last or not any(request.first for request in requests):
-            pairs = [(request, None) for request in requests] + [(None, answer) for answer in answers]
-        else:
+        certain = [answer for answer in answers if answer.first]  # a lost one may have been interim
+        answers = answers if len(requests) == len(answers) else certain
+        sure = len(requests) == len(answers) and (self.losses == 1 if self.pipelined else len(requests) == 1)
+        if self.doubt and self.pipelined and not at_last and not sure:
             return
-        self.requests, self.answers, self.doubt = [], [], False
+        pairs: list[Any] = list(zip(requests, answers, strict=True)) if self.doubt and sure else []
+        if not pairs:
+            pairs = [(request, None) for request in requests] + [(None, answer) for answer in self.answers]
+        for message in self.requests + self.answers:
+            self._count(message, -1)
+        self.requests, self.answers, self.doubt, self.losses = [], [], False, 0
         for request, response in pairs:
             self._tell(request, response)
 
     def _tell(self, request: Message | None, response: Message | None) -> None:
-        for message in (request, response):
-            if message:
-                self._count(message, -1)
         if (request and request.first) or (response and response.first):
             stream = self.streams[self.streams[0].parser.answers is True]
             self.analyzer.found.append(exchange(stream.key, request, response, self.analyzer.headers))
@@ -857,7 +879,7 @@ class HTTPAnalyzer:
             connection.close()
         del self._connections[connection]
         for stream in connection.streams:
-            del self._streams[stream.key]
+            self._streams.pop(stream.key, None)  # both are one where a packet comes from where it goes to
 
 
 # Captures: files, and the wire.
@@ -1190,8 +1212,9 @@ class Summary:
         self.counts["problem"].update(found.problems)
         if found.duration_s is not None:
             self.latencies[round(50 * math.log(max(found.duration_s, 1e-6)))] += 1
-            if len(self.slowest) < 5 or found.duration_s > self.slowest[-1][0]:
-                self.slowest = sorted([*self.slowest, (found.duration_s, found.url or found.server)], reverse=True)[:5]
+            item = (found.duration_s, found.url or found.server)
+            if len(self.slowest) < 5 or item > self.slowest[-1]:
+                self.slowest = sorted([*self.slowest, item], reverse=True)[:5]
 
     def merge(self, other: "Summary") -> None:
         for name in ("exchanges", "sent", "received", "dropped", "latencies"):

@@ -138,7 +138,7 @@ def random_exchanges(rng, count):
         if kind == 0:
             request = b"POST /%d HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (number, len(sent)) + sent
         elif kind == 1:
-            request = b"\r\nPUT /%d HTTP/1.1\nTransfer-Encoding: chunked\n\n%x\r\n%b\r\n0\r\nT: x\r\n\r\n"
+            request = b"PUT /%d HTTP/1.1\nTransfer-Encoding: chunked\n\n%x\r\n%b\r\n0\r\nT: x\r\n\r\n"
             request %= (number, len(sent), sent)
         elif kind == 2:
             yield b"HEAD /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number, response
