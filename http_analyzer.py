@@ -632,6 +632,8 @@ class Connection:
         for stream in sorted(self.streams, key=lambda each: each.parser.answers is True):
             gap = ahead(stream.waiting[0][3], stream.next) if stream.waiting else MASK
             size = gap if over and gap < MASK else min(gap, ahead(stream.acked, stream.next))
+            needed = ahead(stream.peer.waiting[0][4], stream.next) if stream.peer.waiting else 0
+            size = min(size, needed) if needed > 0 else size  # not past what the other side answered next
             if size > 0:
                 self.stuck += 1
                 if over or late or self.stuck > GRACE:
