@@ -75,7 +75,7 @@ MAX_FRAGMENTED, MAX_FRAGMENTS = 64, 256  # datagrams that wait for fragments; of
 GRACE, GRACE_S = 16, 1.0  # frames, seconds: captures mix directions up, and show acknowledgements before the bytes
 IDLE_S = 600.0  # then a connection is forgotten: a long poll takes less
 REUSE_BYTES = 16_777_216  # behind the end of a closed connection, a segment is a late one of its own
-READ_BYTES = 1_048_576
+READ_BYTES = 65_536
 MAX_FRAME_BYTES = 1_048_576  # a longer record is a damaged file
 RECEIVE_BUFFER_BYTES = 33_554_432  # of the kernel: some 40,000 packets
 DEFAULT_FILTER = "tcp or ip6 or ip proto 41"  # "tcp" alone would lose VLANs' and what tunnels and extensions hide
@@ -1290,7 +1290,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
     add, seconds = parser.add_argument, partial(number, float, 0.01, DAY_S)
     add("-i", metavar="IFACE", help="the interface (the default route's)")
-    add("-r", metavar="FILE", action="append", help="read a capture instead, - is standard input; also several")
+    add("-r", metavar="FILE", nargs="+", action="append", help="read captures instead; - is standard input")
     add("--format", choices=FORMATS, default="text", help="(%(default)s)")
     add("--json", dest="format", action="store_const", const="json", help="short for --format json")
     add("--summary", action="store_true", help="at the end, counts, latencies and the slowest URLs")
@@ -1299,9 +1299,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--duration", type=seconds, metavar="SECONDS", help="stop after so long")
     add("--jobs", type=partial(number, int, 1, 256), default=1, metavar="N", help="read so many files at once")
     add("filter", nargs="*", metavar="FILTER", help="a BPF expression, as in pcap-filter(7) (tcp)")
+    parser.set_defaults(files=[])
     args = parser.parse_args(argv)
     if args.r and args.i:
         parser.error("-i and -r exclude each other")
+    for first, *others in args.r or ():  # nobody but the file system knows where the files end and the filter begins
+        args.files += [first, *filter(os.path.exists, others)]
+        args.filter = [word for word in others if not os.path.exists(word)] + args.filter
     return args
 
 
@@ -1340,11 +1344,11 @@ class Run:
 
     def read_all(self) -> Iterator[str]:
         if self.args.jobs == 1:
-            for path in self.args.r:
+            for path in self.args.files:
                 yield from self.read(path)
             return
         with ProcessPoolExecutor(self.args.jobs) as pool:
-            for name, summary, failed in pool.map(partial(job, self.args), self.args.r):
+            for name, summary, failed in pool.map(partial(job, self.args), self.args.files):
                 self.failed |= failed
                 self.summary.merge(summary)
                 with open(name, encoding="utf-8", errors="surrogateescape") as lines:
@@ -1361,7 +1365,7 @@ class Run:
 
     def write(self, lines: Iterator[str]) -> None:
         har, between = self.args.format == "har", ""
-        flush = not self.args.r or not all(map(os.path.isfile, self.args.r))
+        flush = not self.args.files or not all(map(os.path.isfile, self.args.files))
         with writing():
             sys.stdout.write(HAR_BEGIN + "\n" if har else "")
             for line in itertools.islice(lines, self.args.c):
@@ -1393,7 +1397,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run = Run(args)
         with contextlib.closing(run.stop):
-            run.write(run.read_all() if args.r else run.listen())
+            run.write(run.read_all() if args.files else run.listen())
     except ImportError:
         complain("error", "it needs scapy: pip install scapy")
         return 1

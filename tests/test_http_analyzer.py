@@ -227,9 +227,7 @@ def test_a_lost_request_does_not_shift_those_after_it():
     for number in range(4):
         wire.send(0, GET % number).send(1, OK % (200 + number))
     found = exchanges(wire.frames[:5] + wire.frames[6:])
-    assert [(each.target, each.status) for each in found] == [("/0", 200), (None, 202), ("/2", 203)][:0] or {
-        (each.target, each.status) for each in found
-    } == {("/0", 200), (None, 201), ("/2", 202), ("/3", 203)}
+    assert [(each.target, each.status) for each in found] == [("/0", 200), (None, 201), ("/2", 202), ("/3", 203)]
     assert next(each for each in found if each.status == 201).problems == ("gap", "no request")
 
 
@@ -725,10 +723,11 @@ def test_har_is_whole_after_ctrl_c(script, capture):
     process = script("http_analyzer.py", "-r", "-", "--format", "har", stdin=subprocess.PIPE)
     process.stdin.buffer.write(capture.read_bytes())
     process.stdin.buffer.flush()
-    first = process.stdout.readline() + process.stdout.readline()
-    status, out, err = process.finish(signal.SIGINT)
-    assert (status, err) == (0, "")
-    assert len(check_har(json.loads(first + out))) == 3
+    text = "".join(process.stdout.readline() for _ in range(3))
+    process.send_signal(signal.SIGINT)
+    text += process.stdout.read()
+    assert process.wait() == 0
+    assert len(check_har(json.loads(text))) == 3
 
 
 def test_lines_of_a_pipe_come_at_once(script, capture):

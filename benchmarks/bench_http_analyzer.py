@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: 0BSD
+"""Compare http_analyzer.py with tshark, httpry and the tutorial's loop: exchanges a second, of one capture.
+
+The capture is made on loopback, of nginx and wrk where they are installed, else of Python's own; it needs root.
+"""
+
+import contextlib
+import functools
+import http.client
+import http.server
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from common import HOST, MEASURED_CPU, ROOT, Result, build_directory, compare, print_rates, start_benchmark
+
+EXCHANGES = 160_000
+PAGE = "<p>A paragraph of a page, as long as many are on the web, and then some more.</p>\n" * 75  # 6 kB
+OURS = [sys.executable, ROOT / "http_analyzer.py", "-r"]
+TUTORIAL = [sys.executable, ROOT / "tests" / "ten_lines" / "http_analyzer.py"]
+TUTORIAL_SHARE = 100  # it is that slow: its capture is so much smaller
+NGINX = """daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/errors;
+events {{}} http {{ access_log off; keepalive_requests 100000000; default_type text/html;
+client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
+uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; server {{ listen {host}:{port}; root {folder}; }} }}"""
+
+
+def free_port():
+    with socket.create_server((HOST, 0)) as probe:
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def running(*command):
+    with subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE) as process:
+        yield process
+        time.sleep(1.5)  # what tcpdump has not written yet
+        process.terminate()
+
+
+def serve(folder, port):
+    (folder / "index.html").write_text(PAGE)
+    folder.chmod(0o755)
+    if not shutil.which("nginx"):
+        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+        handler.func.protocol_version, handler.func.log_message = "HTTP/1.1", lambda *_: None
+        server = http.server.ThreadingHTTPServer((HOST, port), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return contextlib.closing(server.socket)
+    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, host=HOST, port=port))
+    return running("nginx", "-p", folder, "-c", folder / "nginx.conf")
+
+
+def ask(port, seconds):
+    """Ask at 20,000 requests/s at the most: no faster than tcpdump writes."""
+    if shutil.which("wrk"):
+        command = ["wrk", "-t1", "-c16", f"-d{seconds}s", f"http://{HOST}:{port}/index.html"]
+        subprocess.run(command, check=True, capture_output=True)
+        return
+    client, deadline = http.client.HTTPConnection(HOST, port), time.monotonic() + 10 * seconds
+    while time.monotonic() < deadline:
+        client.request("GET", "/index.html")
+        client.getresponse().read()
+
+
+def make_capture(folder, scale):
+    port, path = free_port(), folder / "all.pcap"
+    packets = int(EXCHANGES * 2.2 * scale)
+    dump = ["tcpdump", "-i", "lo", "-B", "65536", "-c", packets, "-Z", "root", "-w", path, "tcp", "port", port]
+    with serve(folder, port), running(*dump):
+        time.sleep(1.5)
+        ask(port, 8)
+    return path
+
+
+def run(command, exchanges):
+    """The CPU time is what counts: others use the machine, too."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    with (
+        open(os.devnull, "wb") as null,
+        subprocess.Popen([str(word) for word in command], stdout=null, stderr=null) as child,
+    ):
+        os.sched_setaffinity(child.pid, {MEASURED_CPU})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Result(exchanges / used_s, child.returncode, min(1.0, used_s / (time.monotonic() - started)))
+
+
+def peak_mb(path):
+    code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True); "
+    code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    return int(subprocess.check_output([sys.executable, "-c", code, *map(str, [*OURS, path])])) / 1024
+
+
+def main():
+    args = start_benchmark(__doc__, rounds=3, peer="nothing")
+    folder = build_directory()
+    path = make_capture(folder, args.scale)
+    found = subprocess.run([*OURS, path, "--json"], capture_output=True, text=True, check=False).stdout
+    exchanges = found.count('"problems": []')
+    small = folder / "small.pcap"
+    with open(path, "rb") as whole:
+        small.write_bytes(whole.read(path.stat().st_size // TUTORIAL_SHARE))
+    runs = {
+        "http_analyzer.py": ([*OURS, path], exchanges),
+        "http_analyzer.py --json": ([*OURS, path, "--json"], exchanges),
+        "tshark": (
+            ["tshark", "-r", path, "-Y", "http.request", "-T", "fields", "-e", "http.request.full_uri"],
+            exchanges,
+        ),
+        "httpry": (["httpry", "-r", path, "-o", folder / "httpry", "tcp"], exchanges),
+        "the tutorial's loop": ([*TUTORIAL, small], exchanges / TUTORIAL_SHARE),
+    }
+    runs = {name: functools.partial(run, *each) for name, each in runs.items() if shutil.which(each[0][0])}
+    size = f"{exchanges:,} exchanges, {path.stat().st_size / 1e6:,.0f} MB"
+    print_rates(f"A capture of {size}", "exchanges/s of CPU time", compare(runs, args.rounds), "http_analyzer.py")
+    print(f"\nMemory at most: {peak_mb(path):.0f} MB; of a hundredth of the capture: {peak_mb(small):.0f} MB")
+    for jobs in (1, 2):
+        started = time.monotonic()
+        subprocess.run([*OURS, path, path, "--jobs", str(jobs)], stdout=subprocess.DEVNULL, check=True)
+        print(f"Two files, --jobs {jobs}: {time.monotonic() - started:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
