@@ -271,9 +271,7 @@ def ipv6(frame: bytes, at: int) -> tuple[Any, ...]:
 # HTTP/1: the messages in the bytes of one direction.
 
 
-def text_of(data: bytes | None) -> str | None:
-    if data is None:
-        return None
+def text_of(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -538,8 +536,10 @@ class Connection:
     lost ones included, they belong together in order; else none do.
     """
 
-    __slots__ = ("analyzer", "answers", "closed", "doubt", "last", "losses", "pipelined", "requests")
-    __slots__ += ("seen", "streams", "stuck", "waiting")
+    __slots__ = (
+        *("analyzer", "answers", "closed", "doubt", "last", "losses", "pipelined", "requests", "seen", "streams"),
+        *("stuck", "waiting"),
+    )
 
     def __init__(self, analyzer: "HTTPAnalyzer", key: bytes) -> None:
         self.analyzer = analyzer
@@ -676,7 +676,6 @@ class Connection:
         self.pipelined |= bool(self.requests)
         self.requests.append(message)
         self._count(message, 1)
-        self._limit()
         return message.first is not None and message.first[0] == b"CONNECT"
 
     def response_begins(self, message: Message) -> bool:
@@ -693,7 +692,6 @@ class Connection:
         if self.doubt:
             self.answers.append(message)
             self._count(message, 1)
-            self._limit()
         else:
             request = self.requests.pop(0) if self.requests else None
             if request:
@@ -705,7 +703,8 @@ class Connection:
     def _count(self, message: Message, sign: int) -> None:
         self.analyzer.held += sign * (len(message.block) + MESSAGE_BYTES)
 
-    def _limit(self) -> None:
+    def limit(self) -> None:
+        """Give a connection up of which too many messages wait."""
         if len(self.requests) + len(self.answers) > MAX_PENDING:
             self.analyzer.dropped += 1
             self.ignore()
@@ -750,54 +749,60 @@ def format_address(address: tuple[Any, ...]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def headers_of(message: Message | None) -> tuple[tuple[str, str], ...] | None:
-    lines = FIELD.findall(message.block) if message else ()
-    return tuple((text_of(name) or "", text_of(value.rstrip()) or "") for name, value in lines) if message else None
+def headers_of(message: Message) -> tuple[tuple[str, str], ...]:
+    return tuple((text_of(name), text_of(value.rstrip())) for name, value in FIELD.findall(message.block))
+
+
+@lru_cache(256)  # as fields_of(): clients and servers repeat themselves
+def asked_for(first: tuple[bytes, ...] | None, block: bytes, server: str) -> dict[str, Any]:
+    """What a request says."""
+    fields, _ = fields_of(block)
+    host, agent = (text_of(fields[name]) if name in fields else None for name in (b"host", b"user-agent"))
+    method, target, version = map(text_of, first) if first else (None, None, None)
+    whole = target is None or method == "CONNECT" or ABSOLUTE.match(target)
+    url = target if whole else f"http://{host or server}{'' if target == '*' else target}"
+    return {"method": method, "url": url, "host": host, "target": target, "version": version, "user_agent": agent}
+
+
+@lru_cache(256)
+def answered(first: tuple[bytes, ...] | None, block: bytes) -> dict[str, Any]:
+    """What a response says."""
+    kind = fields_of(block)[0].get(b"content-type")
+    status, reason = (int(first[1]), text_of(first[2] or b"")) if first else (None, None)
+    return {"status": status, "reason": reason, "content_type": None if kind is None else text_of(kind)}
+
+
+NO_REQUEST, NO_RESPONSE = asked_for(None, b"", ""), answered(None, b"")
 
 
 def exchange(key: bytes, request: Message | None, response: Message | None, headers: bool) -> Exchange:
     client, server = ends_of(key)
-    method = target = version = url = host = agent = status = reason = kind = ttfb_s = duration_s = None
-    time, problems = 0.0, (*(request.problems if request else ()), *(response.problems if response else ()))
-    if response:
-        time, kind = response.time, text_of(response.fields.get(b"content-type"))
-        if response.first:
-            version, status, reason = (
-                text_of(response.first[0]),
-                int(response.first[1]),
-                text_of(response.first[2] or b""),
-            )
-    if request:
-        if response and response.first:
-            ttfb_s, duration_s = response.time - request.time, response.end - request.time
-        time, host = request.time, text_of(request.fields.get(b"host"))
-        agent = text_of(request.fields.get(b"user-agent"))
-        if request.first:
-            method, target, version = map(text_of, request.first)
-            whole = method == "CONNECT" or ABSOLUTE.match(target or "")
-            url = target if whole else f"http://{host or server}{'' if target == '*' else target}"
-    lacks = (("no request",) if method is None else ()) + (("no response",) if status is None else ())
+    ask = asked_for(request.first, request.block, server) if request else NO_REQUEST
+    answer = answered(response.first, response.block) if response else NO_RESPONSE
+    if response and response.first and not (request and request.first):
+        ask = ask | {"version": text_of(response.first[0])}
+    problems = (request.problems if request else ()) + (response.problems if response else ())
+    problems += (("no request",) if ask["method"] is None else ()) + (
+        ("no response",) if answer["status"] is None else ()
+    )
+    timed = request is not None and response is not None and response.first is not None
     return Exchange(
-        time=time,
+        time=request.time if request else response.time if response else 0.0,
         client=client,
         server=server,
-        method=method,
-        url=url,
-        host=host,
-        target=target,
-        version=version,
-        status=status,
-        reason=reason,
+        **ask,
+        **answer,
         request_bytes=request.size if request else None,
         response_bytes=response.size if response else None,
-        content_type=kind,
-        user_agent=agent,
-        ttfb_s=ttfb_s,
-        duration_s=duration_s,
-        problems=tuple(dict.fromkeys(problems + lacks)) if problems or lacks else (),
-        request_headers=headers_of(request) if headers else None,
-        response_headers=headers_of(response) if headers else None,
+        ttfb_s=response.time - request.time if timed and request and response else None,
+        duration_s=response.end - request.time if timed and request and response else None,
+        problems=tuple(dict.fromkeys(problems)) if problems else (),
+        request_headers=headers_of(request) if headers and request else None,
+        response_headers=headers_of(response) if headers and response else None,
     )
+
+
+BODY = Parser._body
 
 
 class HTTPAnalyzer:
@@ -834,11 +839,18 @@ class HTTPAnalyzer:
         connection.seen = time
         self._connections.move_to_end(connection)
         if seq == stream.next and ack == stream.peer.next and not special and not connection.waiting:
-            stream.peer.acked = ack
-            connection.proceed(stream, len(data))
-            stream.parser.feed(time, data)
+            stream.peer.acked, parser, size = ack, stream.parser, len(data)
+            if parser.left > size and parser.state is BODY and parser.message and parser.message.size:
+                stream.next = seq + size & MASK  # the short way for most bytes
+                parser.left -= size
+                parser.message.size += size
+                return []
+            connection.proceed(stream, size)
+            parser.feed(time, data)
         elif not connection.closed:
             connection.arrive(stream, time, seq, ack, flags, data)
+        if connection.pipelined or connection.doubt:
+            connection.limit()
         while self.held > MAX_HELD_BYTES and self._connections:
             self._drop()
         return self._take() if self.found else []
@@ -1135,16 +1147,18 @@ def as_text(found: Exchange) -> str:
     return line
 
 
-NAMES = tuple(each for each in Exchange.__slots__ if not each.endswith("_headers"))
+ALL_VALUES = attrgetter(*Exchange.__slots__)
+ALL_ROW = f"{{{', '.join(f'{json.dumps(name)}: %s' for name in Exchange.__slots__)}}}"
+VALUES = attrgetter(*Exchange.__slots__[:-2])  # without the headers
+ROW = f"{{{', '.join(f'{json.dumps(name)}: %s' for name in Exchange.__slots__[:-2])}}}"
 JSON = lru_cache(4_096)(json.dumps)  # what comes again and again is not encoded again and again
 
 
-def as_json(found: Exchange, names: Sequence[str] = NAMES) -> str:
-    if found.request_headers is not None or found.response_headers is not None:
-        names = Exchange.__slots__
-    values = attrgetter(*names)(found)
+def as_json(found: Exchange) -> str:
+    bare = found.request_headers is None is found.response_headers
+    values = VALUES(found) if bare else ALL_VALUES(found)
     texts = [repr(value) if type(value) is float else JSON(value) for value in values]
-    return f"{{{', '.join(map('{}: {}'.format, map(JSON, names), texts))}}}"
+    return (ROW if bare else ALL_ROW) % tuple(texts)
 
 
 def as_combined(found: Exchange) -> str:
