@@ -385,7 +385,8 @@ class Parser:
     def _start(self, data: bytes, at: int) -> int:
         if data[at] in b"\r\n":  # to be ignored before a message (RFC 9112 section 2.2)
             return at + 1
-        found = self._match(data, at)
+        found = None if self.answers else REQUEST.match(data, at)  # as _match(), but quicker
+        found = found or (None if self.answers is False else RESPONSE.match(data, at))
         if found and (end := HEAD_END.search(data, found.end() - 1)):
             self._head(found, data[found.end() - 1 : end.end()])
             return end.end()
@@ -803,6 +804,7 @@ def exchange(key: bytes, request: Message | None, response: Message | None, head
 
 
 BODY = Parser._body
+NOTHING: list[Exchange] = []
 
 
 class HTTPAnalyzer:
@@ -824,18 +826,17 @@ class HTTPAnalyzer:
         """The exchanges that end with this frame. time: epoch seconds. linktype: tcpdump.org/linktypes.html."""
         segment = segment_of(linktype, frame, self._fragments)
         if segment is None:
-            return []
+            return NOTHING
         key, seq, ack, flags, data = segment
         stream = self._streams.get(key)
-        special = flags & (FIN | SYN | RST)
-        if stream is None or stream.connection.closed or flags & SYN:
+        if stream is None or flags & SYN or stream.connection.closed:
             if not data and not flags & SYN:
-                return []
+                return NOTHING
             stream = self._open(stream, time, key, seq, flags)
-        connection = stream.connection
+        connection, special = stream.connection, flags & 7  # FIN, SYN or RST
         if not data and not special and not connection.waiting:
             stream.next = seq if stream.next is None else stream.next
-            return []
+            return NOTHING
         connection.seen = time
         self._connections.move_to_end(connection)
         if seq == stream.next and ack == stream.peer.next and not special and not connection.waiting:
@@ -844,7 +845,7 @@ class HTTPAnalyzer:
                 stream.next = seq + size & MASK  # the short way for most bytes
                 parser.left -= size
                 parser.message.size += size
-                return []
+                return NOTHING
             connection.proceed(stream, size)
             parser.feed(time, data)
         elif not connection.closed:
@@ -853,7 +854,7 @@ class HTTPAnalyzer:
             connection.limit()
         while self.held > MAX_HELD_BYTES and self._connections:
             self._drop()
-        return self._take() if self.found else []
+        return self._take() if self.found else NOTHING
 
     def flush(self) -> list[Exchange]:
         """The rest: the capture is over."""
@@ -952,23 +953,25 @@ def compile_filter(expression: str, linktype: int) -> Callable[[bytes, int], int
     return matches
 
 
-class Waker(io.RawIOBase):
-    """Standard input, a file or a pipe, of which a signal ends the reading. `position`: bytes read."""
+class Source(io.RawIOBase):
+    """A file or standard input. `stop` ends it, also while a pipe has nothing to say; `progress` hears of each read."""
 
-    def __init__(self, path: str, stop: Stop | None) -> None:
+    def __init__(self, path: str, stop: Stop | None, progress: Callable[[int], None] | None) -> None:
         self._file = io.FileIO(0 if path == "-" else path, closefd=path != "-")
-        self._stop = None if os.path.isfile(path) else stop
-        self.position = 0
+        self._stop, self._waits, self._progress = stop, not os.path.isfile(path), progress
+        self._position = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while self._stop and not self._stop.wait(self._file):
+        while self._stop and (self._stop.asked or (self._waits and not self._stop.wait(self._file))):
             if self._stop.asked:
                 return 0
         size = self._file.readinto(buffer) or 0
-        self.position += size
+        self._position += size
+        if self._progress:
+            self._progress(self._position)
         return size
 
     def close(self) -> None:
@@ -1012,20 +1015,17 @@ def read_pcapng(file: Any) -> Iterator[Frame]:
         raise CaptureError("the file is damaged or cut off")
 
 
-def frames_of(path: str, stop: Stop | None = None, progress: Callable[[int], bool] | None = None) -> Iterator[Frame]:
+def frames_of(path: str, stop: Stop | None = None, progress: Callable[[int], None] | None = None) -> Iterator[Frame]:
     """The frames of a capture file. Raises CaptureError and OSError, after those that are whole."""
-    with Waker(path, stop) as raw:
+    with Source(path, stop, progress) as raw:
         file: Any = io.BufferedReader(raw, READ_BYTES)
         if file.peek(2)[:2] == b"\x1f\x8b":
             file = gzip.GzipFile(fileobj=file)
-        magic = file.peek(4)[:4]
-        if magic != PCAPNG and magic not in MAGICS:
-            raise CaptureError("no capture file: neither pcap nor pcapng")
         try:
-            for count, frame in enumerate(read_pcapng(file) if magic == PCAPNG else read_pcap(file)):
-                if progress and not count & 0x7FFF and progress(raw.position):
-                    return
-                yield frame
+            magic = file.peek(4)[:4]
+            if magic != PCAPNG and magic not in MAGICS:
+                raise CaptureError("no capture file: neither pcap nor pcapng")
+            yield from read_pcapng(file) if magic == PCAPNG else read_pcap(file)
         except (EOFError, zlib.error):
             raise CaptureError("the file is cut off: gzip cannot unpack it") from None
 
@@ -1330,6 +1330,7 @@ class Run:
         self.args, self.summary, self.failed = args, Summary(), False
         self.stop = Stop(args.duration)
         self.stop.on_signals()
+        self.shown = 0.0
         self.text = FORMATS[args.format]
 
     def lines(self, frames: Iterable[Frame]) -> Iterator[str]:
@@ -1342,19 +1343,20 @@ class Run:
 
     def read(self, path: str) -> Iterator[str]:
         """The lines of a file; what is wrong with it is told after them."""
-        frames, expression = frames_of(path, self.stop, partial(self.tick, path)), " ".join(self.args.filter)
+        frames, expression = frames_of(path, self.stop, partial(self.show_progress, path)), " ".join(self.args.filter)
         try:
             yield from self.lines(wanted(frames, expression) if expression else frames)
         except OSError as error:
+            if self.stop.asked:
+                return
             self.failed = True
             complain("error", f"{printable(path)}: {error.strerror or error}")
 
-    def tick(self, path: str, position: int) -> bool:
-        """Now and then: show the progress; whether to stop."""
-        if sys.stderr and sys.stderr.isatty() and not sys.stdout.isatty():
+    def show_progress(self, path: str, position: int) -> None:
+        if sys.stderr and sys.stderr.isatty() and not sys.stdout.isatty() and time.monotonic() >= self.shown + TICK_S:
+            self.shown = time.monotonic()
             size = os.path.getsize(path) if os.path.isfile(path) else 0
             print(f"\r{position:,} of {size:,} bytes", end="\r", file=sys.stderr, flush=True)
-        return self.stop.asked
 
     def read_all(self) -> Iterator[str]:
         if self.args.jobs == 1:
