@@ -233,7 +233,7 @@ def unwrap(frame: bytes, at: int, fragments: Fragments) -> Segment | None:
     while protocol in (IPV6_IN_IPV4, UDP):
         if frame[at] >> 4 not in (4, 6):
             return None
-        addresses, protocol, at, end, *piece = (ipv4 if frame[at] >> 4 == 4 else ipv6)(frame, at)
+        addresses, protocol, at, end, *piece = (read_ipv4 if frame[at] >> 4 == 4 else read_ipv6)(frame, at)
         frame = frame[:end]
         if piece:
             frame, at = fragments.add((addresses, protocol, piece[0]), piece[1], piece[2], frame[at:]), 0
@@ -245,7 +245,7 @@ def unwrap(frame: bytes, at: int, fragments: Fragments) -> Segment | None:
     return addresses + ports, seq, ack, flags, frame[at + (size >> 4) * 4 :]
 
 
-def ipv4(frame: bytes, at: int) -> tuple[Any, ...]:
+def read_ipv4(frame: bytes, at: int) -> tuple[Any, ...]:
     """Addresses, protocol, start and end of the payload; of a fragment also identification, offset, and if more come.
 
     A total length of 0 is segmentation offload: the network card was to cut it. What follows the total is padding.
@@ -255,8 +255,8 @@ def ipv4(frame: bytes, at: int) -> tuple[Any, ...]:
     return addresses, protocol, at + (first & 15) * 4, at + total if total else len(frame), *piece
 
 
-def ipv6(frame: bytes, at: int) -> tuple[Any, ...]:
-    """As ipv4(), past the extension headers (RFC 8200 section 4)."""
+def read_ipv6(frame: bytes, at: int) -> tuple[Any, ...]:
+    """As read_ipv4(), past the extension headers (RFC 8200 section 4)."""
     length, protocol, addresses = struct.unpack_from("!4xHBx32s", frame, at)
     at, end = at + 40, at + 40 + length if length else len(frame)
     while protocol in EXTENSIONS:
@@ -953,7 +953,7 @@ def compile_filter(expression: str, linktype: int) -> Callable[[bytes, int], int
     return matches
 
 
-class Source(io.RawIOBase):
+class CaptureInput(io.RawIOBase):
     """A file or standard input. `stop` ends it, also while a pipe has nothing to say; `progress` hears of each read."""
 
     def __init__(self, path: str, stop: Stop | None, progress: Callable[[int], None] | None) -> None:
@@ -1017,7 +1017,7 @@ def read_pcapng(file: Any) -> Iterator[Frame]:
 
 def frames_of(path: str, stop: Stop | None = None, progress: Callable[[int], None] | None = None) -> Iterator[Frame]:
     """The frames of a capture file. Raises CaptureError and OSError, after those that are whole."""
-    with Source(path, stop, progress) as raw:
+    with CaptureInput(path, stop, progress) as raw:
         file: Any = io.BufferedReader(raw, READ_BYTES)
         if file.peek(2)[:2] == b"\x1f\x8b":
             file = gzip.GzipFile(fileobj=file)
@@ -1057,7 +1057,7 @@ def exchanges_of(frames: Iterable[Frame], analyzer: HTTPAnalyzer) -> Iterator[Ex
     yield from analyzer.flush()
 
 
-class Live:
+class Interface:
     """The frames of an interface, opened by scapy. Raises CaptureError."""
 
     def __init__(self, interface: str | None, expression: str, stop: Stop) -> None:
@@ -1112,7 +1112,7 @@ def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int,
     return time_ns, length, tag
 
 
-def drop_privileges() -> None:
+def become_caller() -> None:
     """All is open that root is needed for: become the one who called sudo."""
     user = int(os.environ.get("SUDO_UID", 0))
     if user and not os.geteuid():
@@ -1130,15 +1130,15 @@ def printable(text: str) -> str:
 
 
 @lru_cache(64)
-def clock(second: int, form: str) -> str:
+def time_text(second: int, form: str) -> str:
     return time.strftime(form, time.localtime(second))
 
 
-def as_text(found: Exchange) -> str:
+def to_text(found: Exchange) -> str:
     kind = (found.content_type or "-").partition(";")[0]
     size = "-" if found.response_bytes is None else f"{found.response_bytes:,} bytes"
     took = "-" if found.duration_s is None else f"{found.duration_s * 1e3:.1f} ms"
-    moment = f"{clock(int(found.time), '%H:%M:%S')}.{int(found.time % 1 * 1e3):03}"
+    moment = f"{time_text(int(found.time), '%H:%M:%S')}.{int(found.time % 1 * 1e3):03}"
     what = f"{found.method or '-'} {found.url or found.server} {found.status or '-'} {size} {kind} {took}"
     line = f"{moment} {found.client} {what}{''.join(f' [{problem}]' for problem in found.problems)}"
     line = line if line.isprintable() else printable(line)
@@ -1154,16 +1154,16 @@ ROW = f"{{{', '.join(f'{json.dumps(name)}: %s' for name in Exchange.__slots__[:-
 JSON = lru_cache(4_096)(json.dumps)  # what comes again and again is not encoded again and again
 
 
-def as_json(found: Exchange) -> str:
+def to_json(found: Exchange) -> str:
     bare = found.request_headers is None is found.response_headers
     values = VALUES(found) if bare else ALL_VALUES(found)
     texts = [repr(value) if type(value) is float else JSON(value) for value in values]
     return (ROW if bare else ALL_ROW) % tuple(texts)
 
 
-def as_combined(found: Exchange) -> str:
+def to_combined(found: Exchange) -> str:
     """Apache's Combined Log Format; 499 is nginx's for a request that got no answer."""
-    moment = clock(int(found.time), "%d/%b/%Y:%H:%M:%S %z")
+    moment = time_text(int(found.time), "%d/%b/%Y:%H:%M:%S %z")
     headers = {name.lower(): value for name, value in found.request_headers or ()}
     size = "-" if found.response_bytes is None else found.response_bytes
     texts = [f"{found.method or '-'} {found.target or '-'} HTTP/{found.version or '1.1'}"]
@@ -1173,7 +1173,7 @@ def as_combined(found: Exchange) -> str:
     return f'{address} - - [{moment}] "{request}" {found.status or 499} {size} "{referer}" "{agent}"'
 
 
-def as_har(found: Exchange) -> str:
+def to_har(found: Exchange) -> str:
     """An entry of HAR 1.2, http://www.softwareishard.com/blog/har-12-spec/."""
     taken, first = found.duration_s or 0.0, found.ttfb_s or 0.0
     times = {"blocked": -1, "dns": -1, "connect": -1, "ssl": -1, "send": 0, "wait": first * 1e3}
@@ -1199,7 +1199,7 @@ def pairs(items: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
 
 
 FORMATS: dict[str, Callable[[Exchange], str]]
-FORMATS = {"text": as_text, "json": as_json, "combined": as_combined, "har": as_har}
+FORMATS = {"text": to_text, "json": to_json, "combined": to_combined, "har": to_har}
 PAGE = {"startedDateTime": "1970-01-01T00:00:00Z", "id": "page_1", "title": PROGRAM, "pageTimings": {"onLoad": -1}}
 HAR_BEGIN = (
     f'{{"log": {{"version": "1.2", "creator": {{"name": "{PROGRAM}", "version": "1"}}, "pages": [{json.dumps(PAGE)}],'
@@ -1372,8 +1372,8 @@ class Run:
                     yield from (line[:-1] for line in lines)
 
     def listen(self) -> Iterator[str]:
-        live = Live(self.args.i, " ".join(self.args.filter), self.stop)
-        drop_privileges()
+        live = Interface(self.args.i, " ".join(self.args.filter), self.stop)
+        become_caller()
         print(f"Reading HTTP on {printable(live.interface)}... Press Ctrl+C to stop.", file=sys.stderr, flush=True)
         yield from self.lines(live)
         if drops := live.drops():
