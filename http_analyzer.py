@@ -77,6 +77,8 @@ IDLE_S = 600.0  # then a connection is forgotten: a long poll takes less
 REUSE_BYTES = 16_777_216  # behind the end of a closed connection, a segment is a late one of its own
 READ_BYTES = 65_536
 MAX_FRAME_BYTES = 1_048_576  # a longer record is a damaged file
+LONGEST_FRAME_BYTES = 66_000  # of an interface: on loopback 65,550
+BATCH = 512  # packets, before somebody may stop it
 RECEIVE_BUFFER_BYTES = 33_554_432  # of the kernel: some 40,000 packets
 DEFAULT_FILTER = "tcp or ip6 or ip proto 41"  # "tcp" alone would lose VLANs' and what tunnels and extensions hide
 MAX_HOSTS = 10_000  # that --summary counts one by one
@@ -116,7 +118,7 @@ ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 UNTOLD, MALFORMED, CHUNKED, ENDLESS = -1, -2, -3, 1 << 62  # where a body's length stands
 
 
-class CaptureError(OSError):
+class CaptureError(Exception):
     """A capture that cannot be read to its end, or an interface that cannot be opened."""
 
 
@@ -663,9 +665,9 @@ class Connection:
                     self.losses += 1
 
     def recognise(self, data: bytes) -> None:
-        name = "TLS" if data[:2] == b"\x16\x03" else "HTTP/2" if data == b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" else ""
+        name = "TLS" if data[:2] == b"\x16\x03" else "HTTP/2" if data.startswith(b"PRI * HTTP/2.0\r\n") else ""
         if name:
-            log.info("%s speaks %s to %s, which is not read here", *ends_of(self.last.key)[::1], name)
+            log.info("%s and %s speak %s, which is not read here", *ends_of(self.last.key), name)
             self.ignore()
 
     def ignore(self) -> None:
@@ -1089,8 +1091,8 @@ class Interface:
         while not self._stop.asked:
             if self._stop.wait(self._socket):
                 with contextlib.suppress(BlockingIOError):
-                    for _ in range(512):
-                        frame, control, _, _ = self._socket.recvmsg(MAX_FRAME_BYTES, 128, socket.MSG_DONTWAIT)
+                    for _ in range(BATCH):
+                        frame, control, _, _ = self._socket.recvmsg(LONGEST_FRAME_BYTES, 128, socket.MSG_DONTWAIT)
                         time_ns, _, tag = read_control(control, len(frame))
                         yield time_ns / NANO, self._linktype, frame[:12] + tag + frame[12:] if tag else frame
 
@@ -1240,8 +1242,9 @@ class Summary:
         self.slowest = sorted(self.slowest + other.slowest, reverse=True)[:5]
 
     def percentile(self, share: float) -> float:
-        ranked = sorted(self.latencies.elements())
-        return math.exp(ranked[math.ceil(share * len(ranked)) - 1] / 50)
+        below = itertools.accumulate(count for _, count in sorted(self.latencies.items()))
+        ranked = zip(sorted(self.latencies), below, strict=True)
+        return math.exp(next(each for each, rank in ranked if rank >= share * self.latencies.total()) / 50)
 
     def lines(self) -> Iterator[str]:
         yield f"{self.exchanges:,} exchanges, bodies: {self.sent:,} bytes sent, {self.received:,} received"
@@ -1330,7 +1333,7 @@ class Run:
         self.args, self.summary, self.failed = args, Summary(), False
         self.stop = Stop(args.duration)
         self.stop.on_signals()
-        self.shown = 0.0
+        self.shown = 0.0  # when the progress was
         self.text = FORMATS[args.format]
 
     def lines(self, frames: Iterable[Frame]) -> Iterator[str]:
@@ -1346,11 +1349,10 @@ class Run:
         frames, expression = frames_of(path, self.stop, partial(self.show_progress, path)), " ".join(self.args.filter)
         try:
             yield from self.lines(wanted(frames, expression) if expression else frames)
-        except OSError as error:
-            if self.stop.asked:
-                return
-            self.failed = True
-            complain("error", f"{printable(path)}: {error.strerror or error}")
+        except (CaptureError, OSError) as error:
+            if not self.stop.asked:  # then it is no wonder that the end is missing
+                self.failed = True
+                complain("error", f"{printable(path)}: {getattr(error, 'strerror', None) or error}")
 
     def show_progress(self, path: str, position: int) -> None:
         if sys.stderr and sys.stderr.isatty() and not sys.stdout.isatty() and time.monotonic() >= self.shown + TICK_S:
@@ -1421,8 +1423,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("error", str(error))
         return 1
     if args.summary:
-        for line in run.summary.lines():
-            print(line, file=sys.stdout if args.format == "text" else sys.stderr)
+        with writing():
+            print(*run.summary.lines(), sep="\n", file=sys.stdout if args.format == "text" else sys.stderr, flush=True)
     return int(run.failed)
 
 
