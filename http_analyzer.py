@@ -839,8 +839,9 @@ class HTTPAnalyzer:
         if not data and not special and not connection.waiting:
             stream.next = seq if stream.next is None else stream.next
             return NOTHING
-        connection.seen = time
-        self._connections.move_to_end(connection)
+        if time - connection.seen > 1.0:
+            connection.seen = time
+            self._connections.move_to_end(connection)
         if seq == stream.next and ack == stream.peer.next and not special and not connection.waiting:
             stream.peer.acked, parser, size = ack, stream.parser, len(data)
             if parser.left > size and parser.state is BODY and parser.message and parser.message.size:
@@ -986,17 +987,18 @@ def read_pcap(file: Any) -> Iterator[Frame]:
     header = file.read(24)
     order, unit = MAGICS[header[:4]]
     linktype = int.from_bytes(header[20:24], "little" if order == "<" else "big") & 0x0FFFFFFF
-    record, data, at = struct.Struct(order + "IIII"), b"", 0
+    unpack, data, at = struct.Struct(order + "IIII").unpack_from, b"", 0
     while chunk := file.read1(READ_BYTES):
         data, at, size = data[at:] + chunk, 0, len(data) - at + len(chunk)
         while size - at >= 16:
-            second, fraction, length, _ = record.unpack_from(data, at)
-            if length > MAX_FRAME_BYTES:
-                raise CaptureError("the file is damaged")
-            if size - at < 16 + length:
+            second, fraction, length, _ = unpack(data, at)
+            end = at + 16 + length
+            if end > size:
+                if length > MAX_FRAME_BYTES:
+                    raise CaptureError("the file is damaged")
                 break
-            yield second + fraction * unit, linktype, data[at + 16 : at + 16 + length]
-            at += 16 + length
+            yield second + fraction * unit, linktype, data[at + 16 : end]
+            at = end
     if at < len(data) or len(header) < 24:
         raise CaptureError("the file is cut off in the middle of a packet")
 
@@ -1142,10 +1144,13 @@ def to_text(found: Exchange) -> str:
     took = "-" if found.duration_s is None else f"{found.duration_s * 1e3:.1f} ms"
     moment = f"{time_text(int(found.time), '%H:%M:%S')}.{int(found.time % 1 * 1e3):03}"
     what = f"{found.method or '-'} {found.url or found.server} {found.status or '-'} {size} {kind} {took}"
-    line = f"{moment} {found.client} {what}{''.join(f' [{problem}]' for problem in found.problems)}"
+    line = f"{moment} {found.client} {what}"
+    if found.problems:
+        line += "".join(f" [{problem}]" for problem in found.problems)
     line = line if line.isprintable() else printable(line)
-    for arrow, headers in ((">", found.request_headers), ("<", found.response_headers)):
-        line += "".join(f"\n  {arrow} {printable(f'{name}: {value}')}" for name, value in headers or ())
+    if found.request_headers or found.response_headers:
+        for arrow, headers in ((">", found.request_headers), ("<", found.response_headers)):
+            line += "".join(f"\n  {arrow} {printable(f'{name}: {value}')}" for name, value in headers or ())
     return line
 
 
