@@ -1138,7 +1138,7 @@ def time_text(second: int, form: str) -> str:
     return time.strftime(form, time.localtime(second))
 
 
-def to_text(found: Exchange) -> str:
+def text_line(found: Exchange) -> str:
     kind = (found.content_type or "-").partition(";")[0]
     size = "-" if found.response_bytes is None else f"{found.response_bytes:,} bytes"
     took = "-" if found.duration_s is None else f"{found.duration_s * 1e3:.1f} ms"
@@ -1161,14 +1161,14 @@ ROW = f"{{{', '.join(f'{json.dumps(name)}: %s' for name in Exchange.__slots__[:-
 JSON = lru_cache(4_096)(json.dumps)  # what comes again and again is not encoded again and again
 
 
-def to_json(found: Exchange) -> str:
+def json_line(found: Exchange) -> str:
     bare = found.request_headers is None is found.response_headers
     values = VALUES(found) if bare else ALL_VALUES(found)
     texts = [repr(value) if type(value) is float else JSON(value) for value in values]
     return (ROW if bare else ALL_ROW) % tuple(texts)
 
 
-def to_combined(found: Exchange) -> str:
+def combined_line(found: Exchange) -> str:
     """Apache's Combined Log Format; 499 is nginx's for a request that got no answer."""
     moment = time_text(int(found.time), "%d/%b/%Y:%H:%M:%S %z")
     headers = {name.lower(): value for name, value in found.request_headers or ()}
@@ -1180,7 +1180,7 @@ def to_combined(found: Exchange) -> str:
     return f'{address} - - [{moment}] "{request}" {found.status or 499} {size} "{referer}" "{agent}"'
 
 
-def to_har(found: Exchange) -> str:
+def har_entry(found: Exchange) -> str:
     """An entry of HAR 1.2, http://www.softwareishard.com/blog/har-12-spec/."""
     taken, first = found.duration_s or 0.0, found.ttfb_s or 0.0
     times = {"blocked": -1, "dns": -1, "connect": -1, "ssl": -1, "send": 0, "wait": first * 1e3}
@@ -1206,7 +1206,7 @@ def pairs(items: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
 
 
 FORMATS: dict[str, Callable[[Exchange], str]]
-FORMATS = {"text": to_text, "json": to_json, "combined": to_combined, "har": to_har}
+FORMATS = {"text": text_line, "json": json_line, "combined": combined_line, "har": har_entry}
 PAGE = {"startedDateTime": "1970-01-01T00:00:00Z", "id": "page_1", "title": PROGRAM, "pageTimings": {"onLoad": -1}}
 HAR_BEGIN = (
     f'{{"log": {{"version": "1.2", "creator": {{"name": "{PROGRAM}", "version": "1"}}, "pages": [{json.dumps(PAGE)}],'

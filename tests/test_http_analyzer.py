@@ -860,4 +860,4 @@ def test_the_ten_line_version_prints_an_attackers_bytes(tmp_path):
     path = save(tmp_path / "a", Wire().open().send(0, b"GET /\x1b[2J HTTP/1.1\r\n\r\n").frames)
     assert "\x1b[2J" in ten_lines(path)[0]
     (found,) = analyze(str(path))
-    assert "\\x1b[2J" in http_analyzer.to_text(found)
+    assert "\\x1b[2J" in http_analyzer.text_line(found)
