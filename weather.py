@@ -40,11 +40,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, date, datetime, timedelta, timezone
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus, urlencode, urlsplit
 
-__all__ = ["Forecast", "Place", "Provider", "Weather", "WeatherError", "get_weather"]
+__all__ = ["BadKey", "CityNotFound", "Forecast", "NoNetwork", "OpenMeteo", "OpenWeatherMap", "Place", "Provider"]
+__all__ += ["ProviderFailed", "RateLimited", "TooSlow", "Weather", "WeatherError", "get_weather"]
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ PATIENCE_S = 5.0  # the longest Retry-After that is waited for
 READ_BYTES, MAX_READS = 65_536, 16  # of an answer: 16 days by the hour are 20,000 bytes
 AT_ONCE = 16  # cities: enough to hide the waiting, few enough for the providers' limits
 DAY_S = 86_400.0
+LIMITS_S = {"minut": 60.0, "hour": 3600.0, "daily": DAY_S}  # words in Open-Meteo's reasons, and when they are over
 KELVIN = 273.15
 COMPASS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW", "NW", "NNW")
 NEAR_NAMES = 4
@@ -81,6 +84,7 @@ OPEN_METEO_DAY = {
     "description": "weather_code", "low": "temperature_2m_min", "high": "temperature_2m_max",
     "rain_chance_percent": "precipitation_probability_max", "precipitation_mm": "precipitation_sum",
 }  # fmt: skip
+OPEN_METEO_HOUR = {"observed_at": "time", "temperature": "temperature_2m"}
 OPEN_METEO_TIMES = {"observed_at": "current.time", "sunrise": "daily.sunrise.0", "sunset": "daily.sunset.0"}
 OPENWEATHERMAP_PLACE = {**OPEN_METEO_PLACE, "region": "state", "country_code": "country"}
 OPENWEATHERMAP_PLACE |= {"latitude": "lat", "longitude": "lon"}
@@ -121,12 +125,18 @@ class WeatherError(Exception):
 
 
 # fmt: off
-class CityNotFound(WeatherError): ...
-class BadKey(WeatherError): ...
-class RateLimited(WeatherError): ...
-class ProviderFailed(WeatherError): ...
-class NoNetwork(WeatherError): ...
-class TooSlow(WeatherError): ...
+class CityNotFound(WeatherError):
+    """The geocoder knows no such place; the message has near names, if there are some."""
+class BadKey(WeatherError):
+    """The key is missing, or not accepted."""
+class RateLimited(WeatherError):
+    """Too many requests in a minute, an hour or a day."""
+class ProviderFailed(WeatherError):
+    """The provider is down, or answers something else than weather."""
+class NoNetwork(WeatherError):
+    """The provider cannot be reached from here."""
+class TooSlow(WeatherError):
+    """No answer within the time given."""
 # fmt: on
 
 
@@ -206,34 +216,54 @@ def dig(data: Any, path: str) -> Any:
     return data
 
 
-def read(data: Any, table: Mapping[str, str], offset_s: float = 0, kelvin: bool = False) -> dict[str, Any]:
-    """What a table {our name: path} leads to; None is what is not there, or is not of that kind.
-
-    offset_s: the place's from UTC; kelvin: whether to make celsius that.
-    """
-    zone, add = timezone(timedelta(seconds=offset_s)), KELVIN if kelvin else 0
-    found = {field: (field, dig(data, path)) for field, path in table.items()}
-    return {field: convert(*pair, zone, add if field in DEGREES else 0) for field, pair in found.items()}
+def rows(columns: Any) -> list[dict[str, Any]]:
+    """Open-Meteo sends a list for each column."""
+    known = {name: column for name, column in columns.items() if isinstance(column, list)}
+    return [dict(zip(known, row, strict=True)) for row in itertools.zip_longest(*known.values())]
 
 
-def convert(field: str, value: Any, zone: timezone, add: float) -> Any:
-    """The value as the field has it. Texts are escaped here, where they come in, and so safe wherever they go."""
-    if field == "description":
-        return in_words(value)
-    if field in TIMES and isinstance(value, str):  # has no offset
-        return datetime.fromisoformat(value).replace(tzinfo=zone)
-    if field in TEXTS:
-        return printable(value) if isinstance(value, str) else None
-    if not isinstance(value, int | float) or not abs(value) < 1e10:  # subtle: as NaN is not
-        return None
-    return round(value + add, 5) if field not in TIMES else datetime.fromtimestamp(value, zone) if value else None
+def zone_of(offset_s: Any) -> timezone | None:
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        return timezone(timedelta(seconds=offset_s))
+    return None
+
+
+def local_time(value: Any, zone: timezone | None) -> datetime | None:
+    """A place's own time, from ISO 8601 without an offset or from seconds since the epoch."""
+    with contextlib.suppress(ValueError, OverflowError, OSError):
+        if zone and isinstance(value, str):
+            return datetime.fromisoformat(value).replace(tzinfo=zone)
+        if zone and value and type(value) is int:
+            return datetime.fromtimestamp(value, zone)
+    return None
 
 
 def in_words(value: Any) -> str | None:
     """A WMO code in words, or OpenWeatherMap's: there can be several conditions at a time, or none."""
     if isinstance(value, list):
-        return ", ".join(printable(one["description"]) for one in value) or None
-    return None if value is None else WMO.get(value, f"WMO code {value:g}")
+        return ", ".join(filter(None, (convert("name", dig(one, "description"), None, 0) for one in value))) or None
+    return WMO.get(value, f"WMO code {value:g}") if type(value) in (int, float) else None
+
+
+def convert(field: str, value: Any, zone: timezone | None, add: float) -> Any:
+    """The value as the field has it. Texts are escaped here, where they come in, and so safe wherever they go."""
+    if field == "description":
+        return in_words(value)
+    if field in TIMES:
+        return local_time(value, zone)
+    if field in TEXTS:
+        return printable(value) if isinstance(value, str) else None
+    if type(value) not in (int, float) or not abs(value) < 1e10:  # subtle: NaN is not less
+        return None
+    return round(value + add, 5) if field in DEGREES else value
+
+
+def read(data: Any, table: Mapping[str, str], zone: timezone | None = None, add: float = 0) -> dict[str, Any]:
+    """What a table {our name: path} leads to; None is what is not there, or is not of that kind.
+
+    zone: the place's, None if it is not known; add: what makes the temperatures ours.
+    """
+    return {field: convert(field, dig(data, path), zone, add) for field, path in table.items()}
 
 
 def folded(text: str | None) -> str:
@@ -282,12 +312,15 @@ def check(title: str, status: int, retry_after: str, answer: Any) -> None:
     reason = printable(str(dig(answer, "reason") or dig(answer, "message") or ""))
     says = f" (status {status}{', ' if reason else ''}{reason})"
     if status == 429:
-        wait_s = float(retry_after) if retry_after.isdecimal() else None
-        wait_s = 3600.0 if "hour" in reason.lower() else DAY_S if "daily" in reason.lower() else wait_s
+        limit_s = next((limit_s for word, limit_s in LIMITS_S.items() if word in reason.lower()), None)
+        wait_s = float(retry_after) if retry_after.isdecimal() else limit_s
+        wait_s = max(wait_s or 0, limit_s) if limit_s and limit_s > 60 else wait_s
         when = f"in {wait_s:.0f} s" if wait_s is not None else printable(retry_after) or "later, it does not say when"
         raise RateLimited(f"{title} has had too many requests; come back {when}{says}", wait_s)
     if status in (500, 502, 503, 504):
         raise ProviderFailed(f"{title} is down{says}", 0)
+    if 300 <= status < 400:
+        raise ProviderFailed(f"{title} redirects to another address, which is not followed{says}")
     if not isinstance(answer, dict | list):
         raise ProviderFailed(f"{title} sent something that is not its JSON{says}")
     if status == 401:
@@ -369,7 +402,7 @@ class Provider:
 
     title = terms = attribution = ""
     bases: tuple[tuple[str, str], ...] = ()  # the variable that overrides each, and the URL
-    needs_key = False
+    needs_key, most_days = False, 16
 
     def __init__(
         self, key: str = "", *, units: str = "metric", lang: str = "en", urls: Sequence[str] = (),
@@ -397,15 +430,20 @@ class Provider:
 
     def ask(self, cities: Sequence[str], days: int = 0) -> Iterator[Weather | WeatherError]:
         """The weather of each city, or why there is none, in the order asked; several are asked at once."""
-        for first in range(0, len(cities), AT_ONCE):
-            deadline = time.monotonic() + self.timeout_s
-            for future in [self._start(city, days, deadline) for city in cities[first : first + AT_ONCE]]:
-                try:
-                    yield future.result(max(0, deadline - time.monotonic()))
-                except TimeoutError:
-                    yield TooSlow(f"{self.title}: no answer in {self.timeout_s:g} s (--timeout)")
-        if self.cache:
-            save_cache(self._kept)
+        if days > self.most_days:
+            log.warning("%s knows %d days at most", self.title, self.most_days)
+            days = self.most_days
+        try:
+            for first in range(0, len(cities), AT_ONCE):
+                deadline = time.monotonic() + self.timeout_s
+                for future in [self._start(city, days, deadline) for city in cities[first : first + AT_ONCE]]:
+                    try:
+                        yield future.result(max(0, deadline - time.monotonic()))
+                    except TimeoutError:
+                        yield TooSlow(f"{self.title}: no answer in {self.timeout_s:g} s (--timeout)")
+        finally:
+            if self.cache:
+                save_cache(self._kept)
 
     def _start(self, *question: Any) -> "Future[Weather | WeatherError]":
         """Ask in a thread that can be given up: nothing ends the lookup of a name, or an answer that drips."""
@@ -419,13 +457,17 @@ class Provider:
             weather = self.weather(get, place, days)
         except WeatherError as error:
             return error
-        except Exception as error:
-            log.debug("what it sent was not understood", exc_info=error)
-            return ProviderFailed(f"{self.title} sent something that is not its JSON")
+        except Exception as error:  # what is sent can be of any shape, and costs this city only
+            failure = ProviderFailed(f"{self.title} sent something that is not its JSON")
+            failure.__cause__ = error
+            return failure
         if (weather.temperature is None and not weather.description) or (days and not weather.days):
             return ProviderFailed(f"{self.title} sent no weather")
         named = {str(other): other for other in others if folded(other.name) == folded(place.name)}
-        return dataclasses.replace(weather, others=tuple(other for name, other in named.items() if name != str(place)))
+        weather = dataclasses.replace(weather, others=tuple(named[name] for name in named if name != str(place)))
+        if weather.sunrise and weather.sunset and not (weather.sunset - weather.sunrise) % timedelta(days=1):
+            return dataclasses.replace(weather, sunrise=None, sunset=None)  # it stays up or down: these are made up
+        return weather
 
     def _get(self, deadline: float, url: str, **params: Any) -> Any:
         """The answer, from the cache or with up to two retries. Raises WeatherError."""
@@ -484,23 +526,19 @@ class OpenMeteo(Provider):
             longitude=place.longitude,
             current=",".join(OPEN_METEO_NOW.values()),
             daily=",".join(["sunrise", "sunset", *OPEN_METEO_DAY.values()]),
-            hourly="temperature_2m",
+            hourly=OPEN_METEO_HOUR["temperature"],
             forecast_days=max(days, 1),
             timezone="auto",
             wind_speed_unit="mph" if self.units == "imperial" else "ms",
             temperature_unit="fahrenheit" if self.units == "imperial" else "celsius",
         )
-        how: dict[str, Any] = {"offset_s": dig(answer, "utc_offset_seconds") or 0, "kelvin": self.units == "standard"}
-        now = read(answer["current"], OPEN_METEO_NOW, **how) | read(answer, OPEN_METEO_TIMES, **how)
-        daily, hourly = (rows(answer[part]) if days else [] for part in ("daily", "hourly"))
-        coming = [Forecast(date=date.fromisoformat(d["time"]), **read(d, OPEN_METEO_DAY, **how)) for d in daily[:days]]
-        hours = [read(hour, OPEN_METEO_NOW | {"observed_at": "time"}, **how) for hour in hourly]
-        return Weather(place=place, units=UNITS[self.units], **now, days=tuple(coming), curve=curve_of(hours))
-
-
-def rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Open-Meteo sends a list for each column."""
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        zone = zone_of(dig(answer, "utc_offset_seconds"))
+        part = partial(read, zone=zone, add=KELVIN if self.units == "standard" else 0)
+        now = part(answer["current"], OPEN_METEO_NOW) | part(answer, OPEN_METEO_TIMES)
+        dated = [(local_time(row.get("time"), zone), part(row, OPEN_METEO_DAY)) for row in rows(answer["daily"])[:days]]
+        coming = tuple(Forecast(date=when.date(), **day) for when, day in dated if when)
+        hours = [part(row, OPEN_METEO_HOUR) for row in (rows(answer["hourly"]) if days else [])]
+        return Weather(place=place, units=UNITS[self.units], **now, days=coming, curve=curve_of(hours))
 
 
 class OpenWeatherMap(Provider):
@@ -508,7 +546,7 @@ class OpenWeatherMap(Provider):
 
     title, terms = "OpenWeatherMap", "https://openweathermap.org/terms"
     attribution = "Weather data provided by OpenWeather (https://openweathermap.org/)"
-    bases, needs_key = (("OPENWEATHERMAP_URL", "https://api.openweathermap.org"),), True
+    bases, needs_key, most_days = (("OPENWEATHERMAP_URL", "https://api.openweathermap.org"),), True, 5
 
     def find(self, get: Get, city: str) -> list[Place]:
         if not self.key:
@@ -524,12 +562,12 @@ class OpenWeatherMap(Provider):
         question = {"lat": place.latitude, "lon": place.longitude, "units": self.units, "lang": lang}
         answer = get(f"{self.urls[0]}/data/2.5/weather", **question)
         coming = get(f"{self.urls[0]}/data/2.5/forecast", **question)["list"] if days else []
-        offset_s = dig(answer, "timezone") or 0
-        steps = [read(step, OPENWEATHERMAP_STEP, offset_s) for step in coming]
-        by_day = [[*group] for _, group in itertools.groupby(steps, lambda step: step["observed_at"].date())][:days]
-        now, shown = read(answer, OPENWEATHERMAP_NOW, offset_s), itertools.chain(*by_day)
-        coming = tuple(map(gather, by_day))
-        return Weather(place=place, units=UNITS[self.units], **now, days=coming, curve=curve_of(shown))
+        zone = zone_of(dig(answer, "timezone"))
+        now, steps = read(answer, OPENWEATHERMAP_NOW, zone), [read(step, OPENWEATHERMAP_STEP, zone) for step in coming]
+        dated = filter(itemgetter("observed_at"), steps)
+        by_day = [[*group] for _, group in itertools.groupby(dated, lambda step: step["observed_at"].date())][:days]
+        hours = curve_of(itertools.chain(*by_day))
+        return Weather(place=place, units=UNITS[self.units], **now, days=tuple(map(gather, by_day)), curve=hours)
 
 
 def gather(steps: Sequence[Mapping[str, Any]]) -> Forecast:
@@ -547,7 +585,8 @@ def gather(steps: Sequence[Mapping[str, Any]]) -> Forecast:
 
 
 def curve_of(steps: Iterable[Mapping[str, Any]]) -> tuple[tuple[datetime, float], ...]:
-    return tuple((step["observed_at"], step["temperature"]) for step in steps if step["temperature"] is not None)
+    pairs = (itemgetter("observed_at", "temperature")(step) for step in steps)
+    return tuple(pair for pair in pairs if None not in pair)
 
 
 PROVIDERS: dict[str, type[Provider]] = {"openweathermap": OpenWeatherMap, "open-meteo": OpenMeteo}
@@ -576,9 +615,7 @@ def get_weather(city: str, days: int = 0, **options: Any) -> Weather:
 def details(weather: Weather, now: datetime) -> list[str]:
     """What is known besides the sentence, a line each."""
     degrees, speed, deg = weather.units["temperature"], f" {weather.units['wind_speed']}", weather.wind_from_deg
-    rise, fall = weather.sunrise, weather.sunset
-    if rise and fall and not (fall - rise) % timedelta(days=1):  # it stays up or down: both providers make them up
-        rise = fall = None
+    rise, fall, age = weather.sunrise, weather.sunset, max(timedelta(), now - (weather.observed_at or now))
     wind = [
         amount(weather.wind_speed, speed, 1),
         "" if deg is None else f"from {COMPASS[round(deg / 22.5) % 16]}",
@@ -593,7 +630,7 @@ def details(weather: Weather, now: datetime) -> list[str]:
         "pressure": amount(weather.pressure_hpa, " hPa"),
         "sunrise": f"{rise:%H:%M (%Z)}" if rise else "",
         "sunset": f"{fall:%H:%M (%Z)}" if fall else "",
-        "observed": f"{(now - weather.observed_at) / timedelta(minutes=1):.0f} min ago" if weather.observed_at else "",
+        "observed": f"{age / timedelta(minutes=1):.0f} min ago" if weather.observed_at else "",
     }
     return [f"  {label}: {text}" for label, text in lines.items() if text]
 
