@@ -106,6 +106,13 @@ def test_the_first_screen_has_the_two_commands():
     assert "sed -n 's/^\\$ \\(python3 -m venv.*\\)/\\1/p' README.md" in (ROOT / ".ci" / "run").read_text()
 
 
+def test_each_test_of_the_ten_lines_is_in_its_scripts_section():
+    for section in README.split("\n## ")[1:]:
+        module = ROOT / "tests" / f"test_{section.split()[0]}"
+        tests = re.findall(r"^def (test_ten_lines_\w+)", module.read_text(), re.M) if module.exists() else []
+        assert sorted(re.findall(r"`(test_\w+)`", section)) == sorted(tests)
+
+
 def example(text):
     """The one Python example that contains `text`."""
     return next(block for block in PYTHON if text in block)

@@ -803,7 +803,7 @@ def ten(server, city="London", **options):
     return subprocess.run([sys.executable, ten_lines, server.url, city], capture_output=True, text=True, **options)
 
 
-def test_the_ten_lines_have_no_timeout(get, server):
+def test_ten_lines_have_no_timeout(get, server):
     server.faults["*"] = [fake.hang]
     with pytest.raises(subprocess.TimeoutExpired):
         ten(server, timeout=1)
@@ -811,7 +811,7 @@ def test_the_ten_lines_have_no_timeout(get, server):
         get("London", timeout_s=0.1)
 
 
-def test_the_ten_lines_show_their_key(run, server, monkeypatch):
+def test_ten_lines_show_their_key(run, server, monkeypatch):
     """It is enough that nobody listens."""
     server.url = closed_port()
     monkeypatch.setenv("OPENWEATHERMAP_URL", server.url)
@@ -820,7 +820,7 @@ def test_the_ten_lines_show_their_key(run, server, monkeypatch):
     assert (status, "SENTINEL" in out + err) == (1, False)
 
 
-def test_the_ten_lines_call_every_fault_the_same(get, server):
+def test_ten_lines_call_every_fault_the_same(get, server):
     told = set()
     for body in ({"cod": 401}, {"cod": "404"}, {"cod": 429}):
         server.faults["*"] = [fake.says(int(body["cod"]), json.dumps(body))]
@@ -831,7 +831,7 @@ def test_the_ten_lines_call_every_fault_the_same(get, server):
     assert len(told) == 3
 
 
-def test_the_ten_lines_take_200_for_success(get, server):
+def test_ten_lines_take_200_for_success(get, server):
     server.faults["*"] = [fake.says(200, '{"cod": "404", "message": "city not found"}')]
     assert "Traceback" in ten(server).stderr
     with pytest.raises(weather.CityNotFound):
