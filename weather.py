@@ -72,9 +72,12 @@ UNITS = {
 }
 # Our names for what they send, and where it is in Open-Meteo's answers and OpenWeatherMap's
 OPEN_METEO_PLACE = {
-    "name": "name", "region": "admin1", "country": "country", "country_code": "country_code",
-    "latitude": "latitude", "longitude": "longitude",
-}  # fmt: skip
+    "region": "admin1",
+    "country_code": "country_code",
+    "latitude": "latitude",
+    "longitude": "longitude",
+}
+OPENWEATHERMAP_PLACE = {"region": "state", "country_code": "country", "latitude": "lat", "longitude": "lon"}
 OPEN_METEO_NOW = {
     "description": "weather_code", "temperature": "temperature_2m", "feels_like": "apparent_temperature",
     "humidity_percent": "relative_humidity_2m", "wind_speed": "wind_speed_10m", "wind_gust": "wind_gusts_10m",
@@ -86,8 +89,6 @@ OPEN_METEO_DAY = {
 }  # fmt: skip
 OPEN_METEO_HOUR = {"observed_at": "time", "temperature": "temperature_2m"}
 OPEN_METEO_TIMES = {"observed_at": "current.time", "sunrise": "daily.sunrise.0", "sunset": "daily.sunset.0"}
-OPENWEATHERMAP_PLACE = {**OPEN_METEO_PLACE, "region": "state", "country_code": "country"}
-OPENWEATHERMAP_PLACE |= {"latitude": "lat", "longitude": "lon"}
 OPENWEATHERMAP_NOW = {
     "description": "weather", "temperature": "main.temp", "feels_like": "main.feels_like",
     "humidity_percent": "main.humidity", "wind_speed": "wind.speed", "wind_gust": "wind.gust",
@@ -208,12 +209,11 @@ def amount(value: float | None, unit: str, digits: int = 0) -> str:
 
 def dig(data: Any, path: str) -> Any:
     """dig(data, "list.0.dt") is data["list"][0]["dt"], or None where there is no such thing."""
-    for step in path.split("."):
-        try:
+    with contextlib.suppress(LookupError, TypeError):
+        for step in path.split("."):
             data = data[int(step) if step.isdigit() else step]
-        except (LookupError, TypeError):
-            return None
-    return data
+        return data
+    return None
 
 
 def rows(columns: Any) -> list[dict[str, Any]]:
@@ -222,48 +222,37 @@ def rows(columns: Any) -> list[dict[str, Any]]:
     return [dict(zip(known, row, strict=True)) for row in itertools.zip_longest(*known.values())]
 
 
-def zone_of(offset_s: Any) -> timezone | None:
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        return timezone(timedelta(seconds=offset_s))
-    return None
-
-
-def local_time(value: Any, zone: timezone | None) -> datetime | None:
+def local_time(value: Any, offset_s: Any) -> datetime | None:
     """A place's own time, from ISO 8601 without an offset or from seconds since the epoch."""
-    with contextlib.suppress(ValueError, OverflowError, OSError):
-        if zone and isinstance(value, str):
+    with contextlib.suppress(TypeError, ValueError, OverflowError, OSError):
+        zone = timezone(timedelta(seconds=offset_s))
+        if isinstance(value, str):
             return datetime.fromisoformat(value).replace(tzinfo=zone)
-        if zone and value and type(value) is int:
-            return datetime.fromtimestamp(value, zone)
+        return datetime.fromtimestamp(value, zone) if value and type(value) is int else None
     return None
 
 
-def in_words(value: Any) -> str | None:
-    """A WMO code in words, or OpenWeatherMap's: there can be several conditions at a time, or none."""
-    if isinstance(value, list):
-        return ", ".join(filter(None, (convert("name", dig(one, "description"), None, 0) for one in value))) or None
-    return WMO.get(value, f"WMO code {value:g}") if type(value) in (int, float) else None
-
-
-def convert(field: str, value: Any, zone: timezone | None, add: float) -> Any:
+def convert(field: str, value: Any, offset_s: Any, add: float) -> Any:
     """The value as the field has it. Texts are escaped here, where they come in, and so safe wherever they go."""
-    if field == "description":
-        return in_words(value)
     if field in TIMES:
-        return local_time(value, zone)
+        return local_time(value, offset_s)
+    if field == "description" and isinstance(value, list):  # OpenWeatherMap has several at a time, or none
+        return ", ".join(filter(None, (convert("name", dig(one, field), None, 0) for one in value))) or None
     if field in TEXTS:
         return printable(value) if isinstance(value, str) else None
     if type(value) not in (int, float) or not abs(value) < 1e10:  # subtle: NaN is not less
         return None
+    if field == "description":
+        return WMO.get(value, f"WMO code {value:g}")
     return round(value + add, 5) if field in DEGREES else value
 
 
-def read(data: Any, table: Mapping[str, str], zone: timezone | None = None, add: float = 0) -> dict[str, Any]:
+def read(data: Any, table: Mapping[str, str], offset_s: Any = None, add: float = 0) -> dict[str, Any]:
     """What a table {our name: path} leads to; None is what is not there, or is not of that kind.
 
-    zone: the place's, None if it is not known; add: what makes the temperatures ours.
+    offset_s: the place's from UTC, None if it is not known; add: what makes the temperatures ours.
     """
-    return {field: convert(field, dig(data, path), zone, add) for field, path in table.items()}
+    return {field: convert(field, dig(data, path), offset_s, add) for field, path in table.items()}
 
 
 def folded(text: str | None) -> str:
@@ -282,15 +271,17 @@ def choose(city: str, found: Sequence[Place]) -> list[Place]:
     near = [(place, {*map(folded, (place.region, place.country, place.country_code))}) for place in found]
     fitting = [p for p, known in near if known >= {*filter(None, qualifiers)} and not longer.match(folded(p.name))]
     if not fitting:
-        names = "; ".join(dict.fromkeys(map(str, found[:NEAR_NAMES])))
-        raise CityNotFound("no such city" + (f"; there is {names}" if names else ""))
+        raise CityNotFound(f"no such city; there is {'; '.join(dict.fromkeys(map(str, found[:NEAR_NAMES])))}")
     return sorted(fitting, key=lambda place: folded(place.name) != name)
 
 
 def places(found: Sequence[Any], table: Mapping[str, str]) -> list[Place]:
-    """What a geocoder found, less what has no name or no position."""
-    known = [read(one, table) for one in found]
-    return [Place(**one) for one in known if one["name"] and None not in (one["latitude"], one["longitude"])]
+    """What a geocoder found, less what has no name or no position. Raises CityNotFound when nothing is left."""
+    known = [read(one, {"name": "name", "country": "country", **table}) for one in found]
+    placed = [Place(**one) for one in known if one["name"] and None not in (one["latitude"], one["longitude"])]
+    if not placed:
+        raise CityNotFound("no such city")
+    return placed
 
 
 def base_url(url: str) -> str:
@@ -532,10 +523,12 @@ class OpenMeteo(Provider):
             wind_speed_unit="mph" if self.units == "imperial" else "ms",
             temperature_unit="fahrenheit" if self.units == "imperial" else "celsius",
         )
-        zone = zone_of(dig(answer, "utc_offset_seconds"))
-        part = partial(read, zone=zone, add=KELVIN if self.units == "standard" else 0)
+        offset_s = dig(answer, "utc_offset_seconds")
+        part = partial(read, offset_s=offset_s, add=KELVIN if self.units == "standard" else 0)
         now = part(answer["current"], OPEN_METEO_NOW) | part(answer, OPEN_METEO_TIMES)
-        dated = [(local_time(row.get("time"), zone), part(row, OPEN_METEO_DAY)) for row in rows(answer["daily"])[:days]]
+        dated = [
+            (local_time(row.get("time"), offset_s), part(row, OPEN_METEO_DAY)) for row in rows(answer["daily"])[:days]
+        ]
         coming = tuple(Forecast(date=when.date(), **day) for when, day in dated if when)
         hours = [part(row, OPEN_METEO_HOUR) for row in (rows(answer["hourly"]) if days else [])]
         return Weather(place=place, units=UNITS[self.units], **now, days=coming, curve=curve_of(hours))
@@ -552,18 +545,15 @@ class OpenWeatherMap(Provider):
         if not self.key:
             raise BadKey(f"OpenWeatherMap needs a key, in {KEY_VARIABLES[0]} or --api-key; Open-Meteo needs none")
         query = ",".join(part.strip() for part in city.split(","))
-        found = places(get(f"{self.urls[0]}/geo/1.0/direct", q=query, limit=5)[:], OPENWEATHERMAP_PLACE)
-        if not found:
-            raise CityNotFound("no such city")
-        return found
+        return places(get(f"{self.urls[0]}/geo/1.0/direct", q=query, limit=5)[:], OPENWEATHERMAP_PLACE)
 
     def weather(self, get: Get, place: Place, days: int) -> Weather:
         lang = LANGUAGES.get(self.lang) or LANGUAGES.get(self.language, self.language)
         question = {"lat": place.latitude, "lon": place.longitude, "units": self.units, "lang": lang}
         answer = get(f"{self.urls[0]}/data/2.5/weather", **question)
         coming = get(f"{self.urls[0]}/data/2.5/forecast", **question)["list"] if days else []
-        zone = zone_of(dig(answer, "timezone"))
-        now, steps = read(answer, OPENWEATHERMAP_NOW, zone), [read(step, OPENWEATHERMAP_STEP, zone) for step in coming]
+        part = partial(read, offset_s=dig(answer, "timezone"))
+        now, steps = part(answer, OPENWEATHERMAP_NOW), [part(step, OPENWEATHERMAP_STEP) for step in coming]
         dated = filter(itemgetter("observed_at"), steps)
         by_day = [[*group] for _, group in itertools.groupby(dated, lambda step: step["observed_at"].date())][:days]
         hours = curve_of(itertools.chain(*by_day))
