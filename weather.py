@@ -31,7 +31,6 @@ import logging
 import os
 import re
 import shutil
-import ssl
 import sys
 import threading
 import time
@@ -72,11 +71,8 @@ UNITS = {
 }
 # Our names for what they send, and where it is in Open-Meteo's answers and OpenWeatherMap's
 OPEN_METEO_PLACE = {
-    "region": "admin1",
-    "country_code": "country_code",
-    "latitude": "latitude",
-    "longitude": "longitude",
-}
+    "region": "admin1", "country_code": "country_code", "latitude": "latitude", "longitude": "longitude",
+}  # fmt: skip
 OPENWEATHERMAP_PLACE = {"region": "state", "country_code": "country", "latitude": "lat", "longitude": "lon"}
 OPEN_METEO_NOW = {
     "description": "weather_code", "temperature": "temperature_2m", "feels_like": "apparent_temperature",
@@ -99,8 +95,6 @@ OPENWEATHERMAP_STEP = {
     "observed_at": "dt", "description": "weather", "temperature": "main.temp", "low": "main.temp_min",
     "high": "main.temp_max", "chance": "pop", "rain": "rain.3h", "snow": "snow.3h",
 }  # fmt: skip
-TEXTS, TIMES = ("name", "region", "country", "country_code"), ("observed_at", "sunrise", "sunset")
-DEGREES = ("temperature", "feels_like", "low", "high")
 # WMO table 4677, as far as Open-Meteo uses it, in its words
 WMO = {
     0: "clear sky", 1: "mainly clear", 2: "partly cloudy", 3: "overcast", 45: "fog", 48: "depositing rime fog",
@@ -118,9 +112,9 @@ Get = Callable[..., Any]  # get(url, **params): the JSON that a provider answers
 
 
 class WeatherError(Exception):
-    """There is no weather; the subclass says why. retry_s: in so many seconds there may be, None if nobody knows."""
+    """There is no weather; the subclass says why. retry_s: after so many seconds there may be, if not infinite."""
 
-    def __init__(self, message: str, retry_s: float | None = None) -> None:
+    def __init__(self, message: str, retry_s: float = INFINITE_S) -> None:
         super().__init__(message)
         self.retry_s = retry_s
 
@@ -234,17 +228,17 @@ def local_time(value: Any, offset_s: Any) -> datetime | None:
 
 def convert(field: str, value: Any, offset_s: Any, add: float) -> Any:
     """The value as the field has it. Texts are escaped here, where they come in, and so safe wherever they go."""
-    if field in TIMES:
+    if field in ("observed_at", "sunrise", "sunset"):
         return local_time(value, offset_s)
     if field == "description" and isinstance(value, list):  # OpenWeatherMap has several at a time, or none
         return ", ".join(filter(None, (convert("name", dig(one, field), None, 0) for one in value))) or None
-    if field in TEXTS:
+    if field in ("name", "region", "country", "country_code"):
         return printable(value) if isinstance(value, str) else None
     if type(value) not in (int, float) or not abs(value) < 1e10:  # subtle: NaN is not less
         return None
     if field == "description":
         return WMO.get(value, f"WMO code {value:g}")
-    return round(value + add, 5) if field in DEGREES else value
+    return round(value + add, 5) if field in ("temperature", "feels_like", "low", "high") else value
 
 
 def read(data: Any, table: Mapping[str, str], offset_s: Any = None, add: float = 0) -> dict[str, Any]:
@@ -303,10 +297,10 @@ def check(title: str, status: int, retry_after: str, answer: Any) -> None:
     reason = printable(str(dig(answer, "reason") or dig(answer, "message") or ""))
     says = f" (status {status}{', ' if reason else ''}{reason})"
     if status == 429:
-        limit_s = next((limit_s for word, limit_s in LIMITS_S.items() if word in reason.lower()), None)
-        wait_s = float(retry_after) if retry_after.isdecimal() else limit_s
-        wait_s = max(wait_s or 0, limit_s) if limit_s and limit_s > 60 else wait_s
-        when = f"in {wait_s:.0f} s" if wait_s is not None else printable(retry_after) or "later, it does not say when"
+        wait_s = next((limit_s for word, limit_s in LIMITS_S.items() if word in reason.lower()), INFINITE_S)
+        if retry_after.isdecimal() and wait_s in (LIMITS_S["minut"], INFINITE_S):
+            wait_s = float(retry_after)
+        when = f"in {wait_s:.0f} s" if wait_s < INFINITE_S else printable(retry_after) or "later, it does not say when"
         raise RateLimited(f"{title} has had too many requests; come back {when}{says}", wait_s)
     if status in (500, 502, 503, 504):
         raise ProviderFailed(f"{title} is down{says}", 0)
@@ -330,12 +324,12 @@ def explain_fault(title: str, error: Exception) -> WeatherError:
     words = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None) or "it broke the connection off"
     if type(error).__name__ == "ProxyError":
         return NoNetwork("the proxy lets nothing through (HTTPS_PROXY)", 0)
+    if type(error).__name__ == "SSLError":
+        return ProviderFailed(f"TLS with {title} failed: {words}")
     if isinstance(cause, TimeoutError):
         return TooSlow(f"{title}: no answer in time (--timeout)")
-    if isinstance(cause, OSError) and not isinstance(cause, ConnectionError | ssl.SSLError):
+    if isinstance(cause, OSError) and not isinstance(cause, ConnectionError):
         return NoNetwork(f"{title} cannot be reached ({words}); is there a network?", 0)
-    if isinstance(cause, ssl.SSLError):
-        return ProviderFailed(f"TLS with {title} failed: {words}")
     return ProviderFailed(f"{title} is down: {words}", 0)
 
 
@@ -346,14 +340,12 @@ def adapter_with(secret: str) -> Any:
     """
     from requests.adapters import HTTPAdapter
 
-    class WithSecret:
-        def putrequest(self, method: str, url: str, **options: Any) -> None:
-            super().putrequest(method, url + secret, **options)  # type: ignore[misc]
-
     class Adapter(HTTPAdapter):
         def cert_verify(self, conn: Any, *args: Any) -> None:  # called with the pool before each request
             super().cert_verify(conn, *args)  # type: ignore[no-untyped-call]
-            conn.ConnectionCls = type("Connection", (WithSecret, type(conn).ConnectionCls), {})
+            plain = type(conn).ConnectionCls
+            own = {"putrequest": lambda self, verb, url, **more: plain.putrequest(self, verb, url + secret, **more)}
+            conn.ConnectionCls = type("Connection", (plain,), own)
 
     return Adapter(pool_maxsize=AT_ONCE)
 
@@ -363,14 +355,11 @@ def cache_file() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(default), "netscripts-weather.json")
 
 
-def fresh(kept: Any) -> dict[str, tuple[float, Any]]:
-    return {url: (at, answer) for url, (at, answer) in dict(kept).items() if 0 <= time.time() - at < CACHE_S}
-
-
 def load_cache() -> dict[str, tuple[float, Any]]:
     """The answers of the last ten minutes, by their URLs; a damaged file has none."""
     with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
-        return fresh(json.loads(cache_file().read_bytes()))
+        kept = dict(json.loads(cache_file().read_bytes()))
+        return {url: (at, answer) for url, (at, answer) in kept.items() if abs(time.time() - at) < CACHE_S}
     return {}
 
 
@@ -378,7 +367,7 @@ def save_cache(kept: Mapping[str, Any]) -> None:
     path, part = cache_file(), cache_file().with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part.write_text(json.dumps(fresh({**load_cache(), **kept})))
+        part.write_text(json.dumps({**load_cache(), **kept}))
         part.replace(path)  # whoever reads finds all of it or what was there before
     except OSError as error:
         log.warning("the cache is of no use: %s", error)
@@ -423,7 +412,7 @@ class Provider:
         """The weather of each city, or why there is none, in the order asked; several are asked at once."""
         if days > self.most_days:
             log.warning("%s knows %d days at most", self.title, self.most_days)
-            days = self.most_days
+        days = min(days, self.most_days)
         try:
             for first in range(0, len(cities), AT_ONCE):
                 deadline = time.monotonic() + self.timeout_s
@@ -455,22 +444,24 @@ class Provider:
         if (weather.temperature is None and not weather.description) or (days and not weather.days):
             return ProviderFailed(f"{self.title} sent no weather")
         named = {str(other): other for other in others if folded(other.name) == folded(place.name)}
-        weather = dataclasses.replace(weather, others=tuple(named[name] for name in named if name != str(place)))
-        if weather.sunrise and weather.sunset and not (weather.sunset - weather.sunrise) % timedelta(days=1):
-            return dataclasses.replace(weather, sunrise=None, sunset=None)  # it stays up or down: these are made up
-        return weather
+        named.pop(str(place), None)
+        rise, fall = weather.sunrise, weather.sunset
+        if rise and fall and not (fall - rise) % timedelta(days=1):
+            rise = fall = None  # it stays up or down: these are made up
+        return dataclasses.replace(weather, others=tuple(named.values()), sunrise=rise, sunset=fall)
 
     def _get(self, deadline: float, url: str, **params: Any) -> Any:
         """The answer, from the cache or with up to two retries. Raises WeatherError."""
         url = f"{url}?{urlencode(params, errors='replace')}"
-        if self.cache and url in (kept := fresh(self._kept)):
-            return kept[url][1]
+        at, answer = self._kept.get(url, (0, None))
+        if self.cache and abs(time.time() - at) < CACHE_S:
+            return answer
         for backoff_s in BACKOFF_S:
             try:
                 answer = self._try(url, max(0.01, deadline - time.monotonic()))
                 break
             except WeatherError as failure:
-                wait_s = max(backoff_s, INFINITE_S if failure.retry_s is None else failure.retry_s)
+                wait_s = max(backoff_s, failure.retry_s)
                 if wait_s > min(PATIENCE_S, deadline - time.monotonic()):
                     raise
             time.sleep(wait_s)
@@ -478,13 +469,11 @@ class Provider:
         return answer
 
     def _try(self, url: str, left_s: float) -> Any:
-        import requests
-
-        options: dict[str, Any] = {"timeout": (min(left_s, CONNECT_S), left_s), "allow_redirects": False}
+        timeout_s = (min(left_s, CONNECT_S), left_s)
         try:
-            with self._session.get(url, stream=True, **options) as response:
+            with self._session.get(url, stream=True, timeout=timeout_s, allow_redirects=False) as response:
                 body = b"".join(itertools.islice(response.iter_content(READ_BYTES), MAX_READS))
-        except requests.RequestException as error:
+        except OSError as error:  # such are all that requests raises
             raise explain_fault(self.title, error) from error
         text, answer = body.decode("utf-8", "replace"), None
         for secret in filter(None, (self.key, quote_plus(self.key))):
@@ -511,24 +500,17 @@ class OpenMeteo(Provider):
         return choose(city, places(found or [], OPEN_METEO_PLACE))
 
     def weather(self, get: Get, place: Place, days: int) -> Weather:
-        answer = get(
-            f"{self.urls[0]}/v1/forecast",
-            latitude=place.latitude,
-            longitude=place.longitude,
-            current=",".join(OPEN_METEO_NOW.values()),
-            daily=",".join(["sunrise", "sunset", *OPEN_METEO_DAY.values()]),
-            hourly=OPEN_METEO_HOUR["temperature"],
-            forecast_days=max(days, 1),
-            timezone="auto",
-            wind_speed_unit="mph" if self.units == "imperial" else "ms",
-            temperature_unit="fahrenheit" if self.units == "imperial" else "celsius",
-        )
+        imperial = {"wind_speed_unit": "mph", "temperature_unit": "fahrenheit"}
+        question = imperial if self.units == "imperial" else {"wind_speed_unit": "ms"}
+        question |= {"current": ",".join(OPEN_METEO_NOW.values()), "hourly": OPEN_METEO_HOUR["temperature"]}
+        question |= {"daily": ",".join(["sunrise", "sunset", *OPEN_METEO_DAY.values()]), "timezone": "auto"}
+        where = {"latitude": place.latitude, "longitude": place.longitude}
+        answer = get(f"{self.urls[0]}/v1/forecast", **where, **question, forecast_days=max(days, 1))
         offset_s = dig(answer, "utc_offset_seconds")
         part = partial(read, offset_s=offset_s, add=KELVIN if self.units == "standard" else 0)
         now = part(answer["current"], OPEN_METEO_NOW) | part(answer, OPEN_METEO_TIMES)
-        dated = [
-            (local_time(row.get("time"), offset_s), part(row, OPEN_METEO_DAY)) for row in rows(answer["daily"])[:days]
-        ]
+        daily = rows(answer["daily"])[:days]
+        dated = [(local_time(row.get("time"), offset_s), part(row, OPEN_METEO_DAY)) for row in daily]
         coming = tuple(Forecast(date=when.date(), **day) for when, day in dated if when)
         hours = [part(row, OPEN_METEO_HOUR) for row in (rows(answer["hourly"]) if days else [])]
         return Weather(place=place, units=UNITS[self.units], **now, days=coming, curve=curve_of(hours))
@@ -554,7 +536,7 @@ class OpenWeatherMap(Provider):
         coming = get(f"{self.urls[0]}/data/2.5/forecast", **question)["list"] if days else []
         part = partial(read, offset_s=dig(answer, "timezone"))
         now, steps = part(answer, OPENWEATHERMAP_NOW), [part(step, OPENWEATHERMAP_STEP) for step in coming]
-        dated = filter(itemgetter("observed_at"), steps)
+        dated = (step for step in steps if step["observed_at"])
         by_day = [[*group] for _, group in itertools.groupby(dated, lambda step: step["observed_at"].date())][:days]
         hours = curve_of(itertools.chain(*by_day))
         return Weather(place=place, units=UNITS[self.units], **now, days=tuple(map(gather, by_day)), curve=hours)
@@ -605,7 +587,7 @@ def get_weather(city: str, days: int = 0, **options: Any) -> Weather:
 def details(weather: Weather, now: datetime) -> list[str]:
     """What is known besides the sentence, a line each."""
     degrees, speed, deg = weather.units["temperature"], f" {weather.units['wind_speed']}", weather.wind_from_deg
-    rise, fall, age = weather.sunrise, weather.sunset, max(timedelta(), now - (weather.observed_at or now))
+    rise, fall, observed = weather.sunrise, weather.sunset, weather.observed_at
     wind = [
         amount(weather.wind_speed, speed, 1),
         "" if deg is None else f"from {COMPASS[round(deg / 22.5) % 16]}",
@@ -620,7 +602,7 @@ def details(weather: Weather, now: datetime) -> list[str]:
         "pressure": amount(weather.pressure_hpa, " hPa"),
         "sunrise": f"{rise:%H:%M (%Z)}" if rise else "",
         "sunset": f"{fall:%H:%M (%Z)}" if fall else "",
-        "observed": f"{age / timedelta(minutes=1):.0f} min ago" if weather.observed_at else "",
+        "observed": f"{max(0, (now - observed) / timedelta(minutes=1)):.0f} min ago" if observed else "",
     }
     return [f"  {label}: {text}" for label, text in lines.items() if text]
 
@@ -712,10 +694,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--lang", default="en", metavar="LANG", help="language of names or, by OpenWeatherMap, words (%(default)s)")
     days = "and so many days (%(const)s); at most 16, from OpenWeatherMap 5"
     add("--forecast", type=partial(number, int, 1, 16), nargs="?", const=5, default=0, metavar="DAYS", help=days)
-    auto = "auto is openweathermap if there is a key, else open-meteo"
-    add("--provider", choices=["auto", *PROVIDERS], default="auto", help=auto)
-    key = f"for OpenWeatherMap; here others can see it, not in {', '.join(KEY_VARIABLES)}"
-    add("--api-key", metavar="KEY", help=key)
+    add("--provider", choices=["auto", *PROVIDERS], default="auto", help="auto: openweathermap if there is a key")
+    add("--api-key", metavar="KEY", help=f"others see it here, but not in {', '.join(KEY_VARIABLES)}")
     add("--json", action="store_true", help="print an object a city")
     add("--no-cache", action="store_true", help="neither use nor keep answers of the last ten minutes")
     add("--timeout", type=seconds, default=10.0, metavar="S", help="for each city as a whole (%(default)g)")
