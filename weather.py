@@ -70,10 +70,6 @@ UNITS = {
     "standard": {"temperature": "K", "wind_speed": "m/s"},
 }
 # Our names for what they send, and where it is in Open-Meteo's answers and OpenWeatherMap's
-OPEN_METEO_PLACE = {
-    "region": "admin1", "country_code": "country_code", "latitude": "latitude", "longitude": "longitude",
-}  # fmt: skip
-OPENWEATHERMAP_PLACE = {"region": "state", "country_code": "country", "latitude": "lat", "longitude": "lon"}
 OPEN_METEO_NOW = {
     "description": "weather_code", "temperature": "temperature_2m", "feels_like": "apparent_temperature",
     "humidity_percent": "relative_humidity_2m", "wind_speed": "wind_speed_10m", "wind_gust": "wind_gusts_10m",
@@ -83,16 +79,13 @@ OPEN_METEO_DAY = {
     "description": "weather_code", "low": "temperature_2m_min", "high": "temperature_2m_max",
     "rain_chance_percent": "precipitation_probability_max", "precipitation_mm": "precipitation_sum",
 }  # fmt: skip
-OPEN_METEO_HOUR = {"observed_at": "time", "temperature": "temperature_2m"}
-OPEN_METEO_TIMES = {"observed_at": "current.time", "sunrise": "daily.sunrise.0", "sunset": "daily.sunset.0"}
 OPENWEATHERMAP_NOW = {
-    "description": "weather", "temperature": "main.temp", "feels_like": "main.feels_like",
-    "humidity_percent": "main.humidity", "wind_speed": "wind.speed", "wind_gust": "wind.gust",
-    "wind_from_deg": "wind.deg", "pressure_hpa": "main.pressure",
-    "observed_at": "dt", "sunrise": "sys.sunrise", "sunset": "sys.sunset",
+    "description": "weather", "temperature": "main.temp", "feels_like": "main.feels_like", "observed_at": "dt",
+    "humidity_percent": "main.humidity", "wind_speed": "wind.speed", "wind_gust": "wind.gust", "sunset": "sys.sunset",
+    "wind_from_deg": "wind.deg", "pressure_hpa": "main.pressure", "sunrise": "sys.sunrise",
 }  # fmt: skip
 OPENWEATHERMAP_STEP = {
-    "observed_at": "dt", "description": "weather", "temperature": "main.temp", "low": "main.temp_min",
+    "date": "dt", "observed_at": "dt", "description": "weather", "temperature": "main.temp", "low": "main.temp_min",
     "high": "main.temp_max", "chance": "pop", "rain": "rain.3h", "snow": "snow.3h",
 }  # fmt: skip
 # WMO table 4677, as far as Open-Meteo uses it, in its words
@@ -133,6 +126,10 @@ class NoNetwork(WeatherError):
 class TooSlow(WeatherError):
     """No answer within the time given."""
 # fmt: on
+
+
+def amount(value: float | None, unit: str, digits: int = 0) -> str:
+    return "" if value is None else f"{value:z.{digits}f}{unit}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,10 +194,6 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def amount(value: float | None, unit: str, digits: int = 0) -> str:
-    return "" if value is None else f"{value:z.{digits}f}{unit}"
-
-
 def dig(data: Any, path: str) -> Any:
     """dig(data, "list.0.dt") is data["list"][0]["dt"], or None where there is no such thing."""
     with contextlib.suppress(LookupError, TypeError):
@@ -208,12 +201,6 @@ def dig(data: Any, path: str) -> Any:
             data = data[int(step) if step.isdigit() else step]
         return data
     return None
-
-
-def rows(columns: Any) -> list[dict[str, Any]]:
-    """Open-Meteo sends a list for each column."""
-    known = {name: column for name, column in columns.items() if isinstance(column, list)}
-    return [dict(zip(known, row, strict=True)) for row in itertools.zip_longest(*known.values())]
 
 
 def local_time(value: Any, offset_s: Any) -> datetime | None:
@@ -228,8 +215,9 @@ def local_time(value: Any, offset_s: Any) -> datetime | None:
 
 def convert(field: str, value: Any, offset_s: Any, add: float) -> Any:
     """The value as the field has it. Texts are escaped here, where they come in, and so safe wherever they go."""
-    if field in ("observed_at", "sunrise", "sunset"):
-        return local_time(value, offset_s)
+    if field in ("observed_at", "sunrise", "sunset", "date"):
+        when = local_time(value, offset_s)
+        return when.date() if when and field == "date" else when
     if field == "description" and isinstance(value, list):  # OpenWeatherMap has several at a time, or none
         return ", ".join(filter(None, (convert("name", dig(one, field), None, 0) for one in value))) or None
     if field in ("name", "region", "country", "country_code"):
@@ -241,12 +229,13 @@ def convert(field: str, value: Any, offset_s: Any, add: float) -> Any:
     return round(value + add, 5) if field in ("temperature", "feels_like", "low", "high") else value
 
 
-def read(data: Any, table: Mapping[str, str], offset_s: Any = None, add: float = 0) -> dict[str, Any]:
+def read(data: Any, table: Mapping[str, str], row: str = "", offset_s: Any = None, add: float = 0) -> dict[str, Any]:
     """What a table {our name: path} leads to; None is what is not there, or is not of that kind.
 
-    offset_s: the place's from UTC, None if it is not known; add: what makes the temperatures ours.
+    row: ".0" and so on, where each path leads to a list; offset_s: the place's from UTC, None if it is not known;
+    add: what makes the temperatures ours.
     """
-    return {field: convert(field, dig(data, path), offset_s, add) for field, path in table.items()}
+    return {field: convert(field, dig(data, path + row), offset_s, add) for field, path in table.items()}
 
 
 def folded(text: str | None) -> str:
@@ -269,9 +258,13 @@ def choose(city: str, found: Sequence[Place]) -> list[Place]:
     return sorted(fitting, key=lambda place: folded(place.name) != name)
 
 
-def places(found: Sequence[Any], table: Mapping[str, str]) -> list[Place]:
-    """What a geocoder found, less what has no name or no position. Raises CityNotFound when nothing is left."""
-    known = [read(one, {"name": "name", "country": "country", **table}) for one in found]
+def places(found: Sequence[Any], **theirs: str) -> list[Place]:
+    """What a geocoder found, less what has no name or no position. Raises CityNotFound when nothing is left.
+
+    theirs: what it calls our fields, where that differs.
+    """
+    table = {field.name: field.name for field in dataclasses.fields(Place)} | theirs
+    known = [read(one, table) for one in found]
     placed = [Place(**one) for one in known if one["name"] and None not in (one["latitude"], one["longitude"])]
     if not placed:
         raise CityNotFound("no such city")
@@ -497,23 +490,24 @@ class OpenMeteo(Provider):
     def find(self, get: Get, city: str) -> list[Place]:
         name = city.partition(",")[0].strip()
         found = dig(get(f"{self.urls[1]}/v1/search", name=name, count=10, language=self.language), "results")
-        return choose(city, places(found or [], OPEN_METEO_PLACE))
+        return choose(city, places(found or [], region="admin1"))
 
     def weather(self, get: Get, place: Place, days: int) -> Weather:
-        imperial = {"wind_speed_unit": "mph", "temperature_unit": "fahrenheit"}
-        question = imperial if self.units == "imperial" else {"wind_speed_unit": "ms"}
-        question |= {"current": ",".join(OPEN_METEO_NOW.values()), "hourly": OPEN_METEO_HOUR["temperature"]}
-        question |= {"daily": ",".join(["sunrise", "sunset", *OPEN_METEO_DAY.values()]), "timezone": "auto"}
-        where = {"latitude": place.latitude, "longitude": place.longitude}
-        answer = get(f"{self.urls[0]}/v1/forecast", **where, **question, forecast_days=max(days, 1))
-        offset_s = dig(answer, "utc_offset_seconds")
-        part = partial(read, offset_s=offset_s, add=KELVIN if self.units == "standard" else 0)
-        now = part(answer["current"], OPEN_METEO_NOW) | part(answer, OPEN_METEO_TIMES)
-        daily = rows(answer["daily"])[:days]
-        dated = [(local_time(row.get("time"), offset_s), part(row, OPEN_METEO_DAY)) for row in daily]
-        coming = tuple(Forecast(date=when.date(), **day) for when, day in dated if when)
-        hours = [part(row, OPEN_METEO_HOUR) for row in (rows(answer["hourly"]) if days else [])]
-        return Weather(place=place, units=UNITS[self.units], **now, days=coming, curve=curve_of(hours))
+        question: dict[str, Any] = {"latitude": place.latitude, "longitude": place.longitude, "timezone": "auto"}
+        question |= {"current": ",".join(OPEN_METEO_NOW.values()), "hourly": "temperature_2m"}
+        question |= {"daily": ",".join(["sunrise", "sunset", *OPEN_METEO_DAY.values()]), "wind_speed_unit": "ms"}
+        if self.units == "imperial":
+            question |= {"wind_speed_unit": "mph", "temperature_unit": "fahrenheit"}
+        answer = get(f"{self.urls[0]}/v1/forecast", **question, forecast_days=max(days, 1))
+        kelvin = KELVIN if self.units == "standard" else 0
+        part = partial(read, offset_s=dig(answer, "utc_offset_seconds"), add=kelvin)
+        now = part(answer["current"], OPEN_METEO_NOW | {"observed_at": "time"})
+        sun = part(answer["daily"], {"sunrise": "sunrise", "sunset": "sunset"}, ".0")
+        daily = [part(answer["daily"], OPEN_METEO_DAY | {"date": "time"}, f".{day}") for day in range(days)]
+        coming = tuple(Forecast(**day) for day in daily if day["date"])
+        hour = {"observed_at": "time", "temperature": "temperature_2m"}
+        curve = curve_of(part(answer["hourly"], hour, f".{index}") for index in range(24 * days))
+        return Weather(place=place, units=UNITS[self.units], **now, **sun, days=coming, curve=curve)
 
 
 class OpenWeatherMap(Provider):
@@ -527,7 +521,8 @@ class OpenWeatherMap(Provider):
         if not self.key:
             raise BadKey(f"OpenWeatherMap needs a key, in {KEY_VARIABLES[0]} or --api-key; Open-Meteo needs none")
         query = ",".join(part.strip() for part in city.split(","))
-        return places(get(f"{self.urls[0]}/geo/1.0/direct", q=query, limit=5)[:], OPENWEATHERMAP_PLACE)
+        found = get(f"{self.urls[0]}/geo/1.0/direct", q=query, limit=5)[:]  # anything but a list fails here
+        return places(found, region="state", country_code="country", latitude="lat", longitude="lon")
 
     def weather(self, get: Get, place: Place, days: int) -> Weather:
         lang = LANGUAGES.get(self.lang) or LANGUAGES.get(self.language, self.language)
@@ -535,11 +530,10 @@ class OpenWeatherMap(Provider):
         answer = get(f"{self.urls[0]}/data/2.5/weather", **question)
         coming = get(f"{self.urls[0]}/data/2.5/forecast", **question)["list"] if days else []
         part = partial(read, offset_s=dig(answer, "timezone"))
-        now, steps = part(answer, OPENWEATHERMAP_NOW), [part(step, OPENWEATHERMAP_STEP) for step in coming]
-        dated = (step for step in steps if step["observed_at"])
-        by_day = [[*group] for _, group in itertools.groupby(dated, lambda step: step["observed_at"].date())][:days]
-        hours = curve_of(itertools.chain(*by_day))
-        return Weather(place=place, units=UNITS[self.units], **now, days=tuple(map(gather, by_day)), curve=hours)
+        dated = filter(itemgetter("date"), (part(step, OPENWEATHERMAP_STEP) for step in coming))
+        by_day = [[*group] for _, group in itertools.groupby(dated, itemgetter("date"))][:days]
+        now, curve = part(answer, OPENWEATHERMAP_NOW), curve_of(itertools.chain(*by_day))
+        return Weather(place=place, units=UNITS[self.units], **now, days=tuple(map(gather, by_day)), curve=curve)
 
 
 def gather(steps: Sequence[Mapping[str, Any]]) -> Forecast:
@@ -547,7 +541,7 @@ def gather(steps: Sequence[Mapping[str, Any]]) -> Forecast:
     sent = {name: [step[name] for step in steps if step[name] is not None] for name in steps[0]}
     fallen = sent["rain"] + sent["snow"]
     return Forecast(
-        date=steps[0]["observed_at"].date(),
+        date=steps[0]["date"],
         description=max(sent["description"], key=sent["description"].count, default=None),
         low=min(sent["low"], default=None),
         high=max(sent["high"], default=None),
@@ -641,10 +635,10 @@ def as_text(weather: Weather) -> str:
 
 
 def as_json(city: str, result: Weather | WeatherError, provider: Provider) -> str:
-    if isinstance(result, WeatherError):
-        return json.dumps({"city": city, "error": str(result), "cause": type(result).__name__})
-    source = {"provider": provider.title, "attribution": provider.attribution}
-    return json.dumps({"city": city, **dataclasses.asdict(result), **source}, default=lambda when: when.isoformat())
+    known = {"error": str(result), "cause": type(result).__name__}
+    if isinstance(result, Weather):
+        known = {**dataclasses.asdict(result), "provider": provider.title, "attribution": provider.attribution}
+    return json.dumps({"city": city, **known}, default=lambda when: when.isoformat())
 
 
 def complain(level: str, message: str) -> None:
