@@ -232,8 +232,7 @@ def convert(field: str, value: Any, offset_s: Any, add: float) -> Any:
 def read(data: Any, table: Mapping[str, str], row: str = "", offset_s: Any = None, add: float = 0) -> dict[str, Any]:
     """What a table {our name: path} leads to; None is what is not there, or is not of that kind.
 
-    row: ".0" and so on, where each path leads to a list; offset_s: the place's from UTC, None if it is not known;
-    add: what makes the temperatures ours.
+    row: ".0" and so on where paths lead to lists; offset_s: the place's from UTC; add: makes the temperatures ours.
     """
     return {field: convert(field, dig(data, path + row), offset_s, add) for field, path in table.items()}
 
@@ -259,10 +258,7 @@ def choose(city: str, found: Sequence[Place]) -> list[Place]:
 
 
 def places(found: Sequence[Any], **theirs: str) -> list[Place]:
-    """What a geocoder found, less what has no name or no position. Raises CityNotFound when nothing is left.
-
-    theirs: what it calls our fields, where that differs.
-    """
+    """What a geocoder found, if it has a name and a position, by `theirs` for our fields. Raises CityNotFound."""
     table = {field.name: field.name for field in dataclasses.fields(Place)} | theirs
     known = [read(one, table) for one in found]
     placed = [Place(**one) for one in known if one["name"] and None not in (one["latitude"], one["longitude"])]
@@ -315,6 +311,8 @@ def explain_fault(title: str, error: Exception) -> WeatherError:
     while cause.__context__:
         cause = cause.__context__
     words = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None) or "it broke the connection off"
+    if cause is error:  # requests itself refuses, as without the file in REQUESTS_CA_BUNDLE
+        return ProviderFailed(f"{title} cannot be asked: {printable(str(error))}")
     if type(error).__name__ == "ProxyError":
         return NoNetwork("the proxy lets nothing through (HTTPS_PROXY)", 0)
     if type(error).__name__ == "SSLError":
@@ -386,7 +384,7 @@ class Provider:
         self.urls = [base_url(url) for url in urls or (os.environ.get(name) or base for name, base in self.bases)]
         self.key, self.units, self.lang = key if self.needs_key else "", units, lang.lower().replace("_", "-")
         self.language = self.lang.partition("-")[0]
-        self.timeout_s, self.cache, self._kept = timeout_s, cache, load_cache() if cache else {}
+        self.timeout_s, self.cache = timeout_s, cache
         self._session = requests.Session()
         self._session.trust_env = all(url.startswith("https:") for url in self.urls)  # loopback needs no proxy
         adapter = adapter_with(f"&{urlencode({'appid': self.key})}" if self.key else "")
@@ -406,6 +404,7 @@ class Provider:
         if days > self.most_days:
             log.warning("%s knows %d days at most", self.title, self.most_days)
         days = min(days, self.most_days)
+        self._kept = load_cache() if self.cache else {}
         try:
             for first in range(0, len(cities), AT_ONCE):
                 deadline = time.monotonic() + self.timeout_s
@@ -446,9 +445,8 @@ class Provider:
     def _get(self, deadline: float, url: str, **params: Any) -> Any:
         """The answer, from the cache or with up to two retries. Raises WeatherError."""
         url = f"{url}?{urlencode(params, errors='replace')}"
-        at, answer = self._kept.get(url, (0, None))
-        if self.cache and abs(time.time() - at) < CACHE_S:
-            return answer
+        if self.cache and url in self._kept:
+            return self._kept[url][1]
         for backoff_s in BACKOFF_S:
             try:
                 answer = self._try(url, max(0.01, deadline - time.monotonic()))
@@ -582,11 +580,8 @@ def details(weather: Weather, now: datetime) -> list[str]:
     """What is known besides the sentence, a line each."""
     degrees, speed, deg = weather.units["temperature"], f" {weather.units['wind_speed']}", weather.wind_from_deg
     rise, fall, observed = weather.sunrise, weather.sunset, weather.observed_at
-    wind = [
-        amount(weather.wind_speed, speed, 1),
-        "" if deg is None else f"from {COMPASS[round(deg / 22.5) % 16]}",
-        amount(weather.wind_gust, f"{speed} in gusts", 1),
-    ]
+    course = "" if deg is None else f"from {COMPASS[round(deg / 22.5) % 16]}"
+    wind = amount(weather.wind_speed, speed, 1), course, amount(weather.wind_gust, f"{speed} in gusts", 1)
     lines = {
         "place": str(weather.place),
         "other places": "; ".join(map(str, weather.others[:NEAR_NAMES])),
@@ -689,7 +684,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     days = "and so many days (%(const)s); at most 16, from OpenWeatherMap 5"
     add("--forecast", type=partial(number, int, 1, 16), nargs="?", const=5, default=0, metavar="DAYS", help=days)
     add("--provider", choices=["auto", *PROVIDERS], default="auto", help="auto: openweathermap if there is a key")
-    add("--api-key", metavar="KEY", help=f"others see it here, but not in {', '.join(KEY_VARIABLES)}")
+    add("--api-key", metavar="KEY", help=f"for OpenWeatherMap; others see it here, not in {', '.join(KEY_VARIABLES)}")
     add("--json", action="store_true", help="print an object a city")
     add("--no-cache", action="store_true", help="neither use nor keep answers of the last ten minutes")
     add("--timeout", type=seconds, default=10.0, metavar="S", help="for each city as a whole (%(default)g)")
