@@ -279,16 +279,14 @@ def base_url(url: str) -> str:
 def check(title: str, status: int, retry_after: str, answer: Any) -> None:
     """Raise WeatherError unless this is an answer; it is None if it was not JSON.
 
-    OpenWeatherMap has its own status in `cod`, a number or a string, and sends a 404 within a 200. Open-Meteo's 429
-    says in words whether the requests of a minute, an hour or a day are used up.
+    OpenWeatherMap's own status is in `cod`, a number or a string: 404 even within a 200. Open-Meteo's 429 has a reason.
     """
     status = int(dig(answer, "cod") or status)
     reason = printable(str(dig(answer, "reason") or dig(answer, "message") or ""))
     says = f" (status {status}{', ' if reason else ''}{reason})"
     if status == 429:
-        wait_s = next((limit_s for word, limit_s in LIMITS_S.items() if word in reason.lower()), INFINITE_S)
-        if retry_after.isdecimal() and wait_s in (LIMITS_S["minut"], INFINITE_S):
-            wait_s = float(retry_after)
+        limit_s = next((limit_s for word, limit_s in LIMITS_S.items() if word in reason.lower()), INFINITE_S)
+        wait_s = float(retry_after) if retry_after.isdecimal() and limit_s not in (3600, DAY_S) else limit_s
         when = f"in {wait_s:.0f} s" if wait_s < INFINITE_S else printable(retry_after) or "later, it does not say when"
         raise RateLimited(f"{title} has had too many requests; come back {when}{says}", wait_s)
     if status in (500, 502, 503, 504):
@@ -387,9 +385,8 @@ class Provider:
         self.timeout_s, self.cache = timeout_s, cache
         self._session = requests.Session()
         self._session.trust_env = all(url.startswith("https:") for url in self.urls)  # loopback needs no proxy
-        adapter = adapter_with(f"&{urlencode({'appid': self.key})}" if self.key else "")
         for url in self.urls:
-            self._session.mount(url, adapter)
+            self._session.mount(url, adapter_with(f"&{urlencode({'appid': self.key})}" if self.key else ""))
 
     def find(self, get: Get, city: str) -> list[Place]:
         """The places that `city` can mean, the likeliest first. Raises CityNotFound."""
@@ -497,8 +494,7 @@ class OpenMeteo(Provider):
         if self.units == "imperial":
             question |= {"wind_speed_unit": "mph", "temperature_unit": "fahrenheit"}
         answer = get(f"{self.urls[0]}/v1/forecast", **question, forecast_days=max(days, 1))
-        kelvin = KELVIN if self.units == "standard" else 0
-        part = partial(read, offset_s=dig(answer, "utc_offset_seconds"), add=kelvin)
+        part = partial(read, offset_s=dig(answer, "utc_offset_seconds"), add=KELVIN if self.units == "standard" else 0)
         now = part(answer["current"], OPEN_METEO_NOW | {"observed_at": "time"})
         sun = part(answer["daily"], {"sunrise": "sunrise", "sunset": "sunset"}, ".0")
         daily = [part(answer["daily"], OPEN_METEO_DAY | {"date": "time"}, f".{day}") for day in range(days)]
@@ -549,8 +545,7 @@ def gather(steps: Sequence[Mapping[str, Any]]) -> Forecast:
 
 
 def curve_of(steps: Iterable[Mapping[str, Any]]) -> tuple[tuple[datetime, float], ...]:
-    pairs = (itemgetter("observed_at", "temperature")(step) for step in steps)
-    return tuple(pair for pair in pairs if None not in pair)
+    return tuple(pair for pair in map(itemgetter("observed_at", "temperature"), steps) if None not in pair)
 
 
 PROVIDERS: dict[str, type[Provider]] = {"openweathermap": OpenWeatherMap, "open-meteo": OpenMeteo}
