@@ -31,7 +31,6 @@ import logging
 import os
 import re
 import shutil
-import ssl
 import sys
 import threading
 import time
@@ -71,10 +70,6 @@ UNITS = {
     "standard": {"temperature": "K", "wind_speed": "m/s"},
 }
 # Our names for what they send, and where it is in Open-Meteo's answers and OpenWeatherMap's
-OPEN_METEO_PLACE = {
-    "name": "name", "region": "admin1", "country": "country", "country_code": "country_code",
-    "latitude": "latitude", "longitude": "longitude",
-}  # fmt: skip
 OPEN_METEO_NOW = {
     "description": "weather_code", "temperature": "temperature_2m", "feels_like": "apparent_temperature",
     "humidity_percent": "relative_humidity_2m", "wind_speed": "wind_speed_10m", "wind_gust": "wind_gusts_10m",
@@ -84,22 +79,15 @@ OPEN_METEO_DAY = {
     "description": "weather_code", "low": "temperature_2m_min", "high": "temperature_2m_max",
     "rain_chance_percent": "precipitation_probability_max", "precipitation_mm": "precipitation_sum",
 }  # fmt: skip
-OPEN_METEO_HOUR = {"observed_at": "time", "temperature": "temperature_2m"}
-OPEN_METEO_TIMES = {"observed_at": "current.time", "sunrise": "daily.sunrise.0", "sunset": "daily.sunset.0"}
-OPENWEATHERMAP_PLACE = {**OPEN_METEO_PLACE, "region": "state", "country_code": "country"}
-OPENWEATHERMAP_PLACE |= {"latitude": "lat", "longitude": "lon"}
 OPENWEATHERMAP_NOW = {
-    "description": "weather", "temperature": "main.temp", "feels_like": "main.feels_like",
-    "humidity_percent": "main.humidity", "wind_speed": "wind.speed", "wind_gust": "wind.gust",
-    "wind_from_deg": "wind.deg", "pressure_hpa": "main.pressure",
-    "observed_at": "dt", "sunrise": "sys.sunrise", "sunset": "sys.sunset",
+    "description": "weather", "temperature": "main.temp", "feels_like": "main.feels_like", "observed_at": "dt",
+    "humidity_percent": "main.humidity", "wind_speed": "wind.speed", "wind_gust": "wind.gust", "sunset": "sys.sunset",
+    "wind_from_deg": "wind.deg", "pressure_hpa": "main.pressure", "sunrise": "sys.sunrise",
 }  # fmt: skip
 OPENWEATHERMAP_STEP = {
-    "observed_at": "dt", "description": "weather", "temperature": "main.temp", "low": "main.temp_min",
+    "date": "dt", "observed_at": "dt", "description": "weather", "temperature": "main.temp", "low": "main.temp_min",
     "high": "main.temp_max", "chance": "pop", "rain": "rain.3h", "snow": "snow.3h",
 }  # fmt: skip
-TEXTS, TIMES = ("name", "region", "country", "country_code"), ("observed_at", "sunrise", "sunset")
-DEGREES = ("temperature", "feels_like", "low", "high")
 # WMO table 4677, as far as Open-Meteo uses it, in its words
 WMO = {
     0: "clear sky", 1: "mainly clear", 2: "partly cloudy", 3: "overcast", 45: "fog", 48: "depositing rime fog",
@@ -117,9 +105,9 @@ Get = Callable[..., Any]  # get(url, **params): the JSON that a provider answers
 
 
 class WeatherError(Exception):
-    """There is no weather; the subclass says why. retry_s: in so many seconds there may be, None if nobody knows."""
+    """There is no weather; the subclass says why. retry_s: after so many seconds there may be, if not infinite."""
 
-    def __init__(self, message: str, retry_s: float | None = None) -> None:
+    def __init__(self, message: str, retry_s: float = INFINITE_S) -> None:
         super().__init__(message)
         self.retry_s = retry_s
 
@@ -138,6 +126,10 @@ class NoNetwork(WeatherError):
 class TooSlow(WeatherError):
     """No answer within the time given."""
 # fmt: on
+
+
+def amount(value: float | None, unit: str, digits: int = 0) -> str:
+    return "" if value is None else f"{value:z.{digits}f}{unit}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,68 +194,47 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def amount(value: float | None, unit: str, digits: int = 0) -> str:
-    return "" if value is None else f"{value:z.{digits}f}{unit}"
-
-
 def dig(data: Any, path: str) -> Any:
     """dig(data, "list.0.dt") is data["list"][0]["dt"], or None where there is no such thing."""
-    for step in path.split("."):
-        try:
+    with contextlib.suppress(LookupError, TypeError):
+        for step in path.split("."):
             data = data[int(step) if step.isdigit() else step]
-        except (LookupError, TypeError):
-            return None
-    return data
-
-
-def rows(columns: Any) -> list[dict[str, Any]]:
-    """Open-Meteo sends a list for each column."""
-    known = {name: column for name, column in columns.items() if isinstance(column, list)}
-    return [dict(zip(known, row, strict=True)) for row in itertools.zip_longest(*known.values())]
-
-
-def zone_of(offset_s: Any) -> timezone | None:
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        return timezone(timedelta(seconds=offset_s))
+        return data
     return None
 
 
-def local_time(value: Any, zone: timezone | None) -> datetime | None:
+def local_time(value: Any, offset_s: Any) -> datetime | None:
     """A place's own time, from ISO 8601 without an offset or from seconds since the epoch."""
-    with contextlib.suppress(ValueError, OverflowError, OSError):
-        if zone and isinstance(value, str):
+    with contextlib.suppress(TypeError, ValueError, OverflowError, OSError):
+        zone = timezone(timedelta(seconds=offset_s))
+        if isinstance(value, str):
             return datetime.fromisoformat(value).replace(tzinfo=zone)
-        if zone and value and type(value) is int:
-            return datetime.fromtimestamp(value, zone)
+        return datetime.fromtimestamp(value, zone) if value and type(value) is int else None
     return None
 
 
-def in_words(value: Any) -> str | None:
-    """A WMO code in words, or OpenWeatherMap's: there can be several conditions at a time, or none."""
-    if isinstance(value, list):
-        return ", ".join(filter(None, (convert("name", dig(one, "description"), None, 0) for one in value))) or None
-    return WMO.get(value, f"WMO code {value:g}") if type(value) in (int, float) else None
-
-
-def convert(field: str, value: Any, zone: timezone | None, add: float) -> Any:
+def convert(field: str, value: Any, offset_s: Any, add: float) -> Any:
     """The value as the field has it. Texts are escaped here, where they come in, and so safe wherever they go."""
-    if field == "description":
-        return in_words(value)
-    if field in TIMES:
-        return local_time(value, zone)
-    if field in TEXTS:
+    if field in ("observed_at", "sunrise", "sunset", "date"):
+        when = local_time(value, offset_s)
+        return when.date() if when and field == "date" else when
+    if field == "description" and isinstance(value, list):  # OpenWeatherMap has several at a time, or none
+        return ", ".join(filter(None, (convert("name", dig(one, field), None, 0) for one in value))) or None
+    if field in ("name", "region", "country", "country_code"):
         return printable(value) if isinstance(value, str) else None
     if type(value) not in (int, float) or not abs(value) < 1e10:  # subtle: NaN is not less
         return None
-    return round(value + add, 5) if field in DEGREES else value
+    if field == "description":
+        return WMO.get(value, f"WMO code {value:g}")
+    return round(value + add, 5) if field in ("temperature", "feels_like", "low", "high") else value
 
 
-def read(data: Any, table: Mapping[str, str], zone: timezone | None = None, add: float = 0) -> dict[str, Any]:
+def read(data: Any, table: Mapping[str, str], row: str = "", offset_s: Any = None, add: float = 0) -> dict[str, Any]:
     """What a table {our name: path} leads to; None is what is not there, or is not of that kind.
 
-    zone: the place's, None if it is not known; add: what makes the temperatures ours.
+    row: ".0" and so on where paths lead to lists; offset_s: the place's from UTC; add: makes the temperatures ours.
     """
-    return {field: convert(field, dig(data, path), zone, add) for field, path in table.items()}
+    return {field: convert(field, dig(data, path + row), offset_s, add) for field, path in table.items()}
 
 
 def folded(text: str | None) -> str:
@@ -282,15 +253,18 @@ def choose(city: str, found: Sequence[Place]) -> list[Place]:
     near = [(place, {*map(folded, (place.region, place.country, place.country_code))}) for place in found]
     fitting = [p for p, known in near if known >= {*filter(None, qualifiers)} and not longer.match(folded(p.name))]
     if not fitting:
-        names = "; ".join(dict.fromkeys(map(str, found[:NEAR_NAMES])))
-        raise CityNotFound("no such city" + (f"; there is {names}" if names else ""))
+        raise CityNotFound(f"no such city; there is {'; '.join(dict.fromkeys(map(str, found[:NEAR_NAMES])))}")
     return sorted(fitting, key=lambda place: folded(place.name) != name)
 
 
-def places(found: Sequence[Any], table: Mapping[str, str]) -> list[Place]:
-    """What a geocoder found, less what has no name or no position."""
+def places(found: Sequence[Any], **theirs: str) -> list[Place]:
+    """What a geocoder found, if it has a name and a position, by `theirs` for our fields. Raises CityNotFound."""
+    table = {field.name: field.name for field in dataclasses.fields(Place)} | theirs
     known = [read(one, table) for one in found]
-    return [Place(**one) for one in known if one["name"] and None not in (one["latitude"], one["longitude"])]
+    placed = [Place(**one) for one in known if one["name"] and None not in (one["latitude"], one["longitude"])]
+    if not placed:
+        raise CityNotFound("no such city")
+    return placed
 
 
 def base_url(url: str) -> str:
@@ -305,17 +279,15 @@ def base_url(url: str) -> str:
 def check(title: str, status: int, retry_after: str, answer: Any) -> None:
     """Raise WeatherError unless this is an answer; it is None if it was not JSON.
 
-    OpenWeatherMap has its own status in `cod`, a number or a string, and sends a 404 within a 200. Open-Meteo's 429
-    says in words whether the requests of a minute, an hour or a day are used up.
+    OpenWeatherMap's own status is in `cod`, a number or a string: 404 even within a 200. Open-Meteo's 429 has a reason.
     """
     status = int(dig(answer, "cod") or status)
     reason = printable(str(dig(answer, "reason") or dig(answer, "message") or ""))
     says = f" (status {status}{', ' if reason else ''}{reason})"
     if status == 429:
-        limit_s = next((limit_s for word, limit_s in LIMITS_S.items() if word in reason.lower()), None)
-        wait_s = float(retry_after) if retry_after.isdecimal() else limit_s
-        wait_s = max(wait_s or 0, limit_s) if limit_s and limit_s > 60 else wait_s
-        when = f"in {wait_s:.0f} s" if wait_s is not None else printable(retry_after) or "later, it does not say when"
+        limit_s = next((limit_s for word, limit_s in LIMITS_S.items() if word in reason.lower()), INFINITE_S)
+        wait_s = float(retry_after) if retry_after.isdecimal() and limit_s not in (3600, DAY_S) else limit_s
+        when = f"in {wait_s:.0f} s" if wait_s < INFINITE_S else printable(retry_after) or "later, it does not say when"
         raise RateLimited(f"{title} has had too many requests; come back {when}{says}", wait_s)
     if status in (500, 502, 503, 504):
         raise ProviderFailed(f"{title} is down{says}", 0)
@@ -337,14 +309,16 @@ def explain_fault(title: str, error: Exception) -> WeatherError:
     while cause.__context__:
         cause = cause.__context__
     words = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None) or "it broke the connection off"
+    if cause is error:  # requests itself refuses, as without the file in REQUESTS_CA_BUNDLE
+        return ProviderFailed(f"{title} cannot be asked: {printable(str(error))}")
     if type(error).__name__ == "ProxyError":
         return NoNetwork("the proxy lets nothing through (HTTPS_PROXY)", 0)
+    if type(error).__name__ == "SSLError":
+        return ProviderFailed(f"TLS with {title} failed: {words}")
     if isinstance(cause, TimeoutError):
         return TooSlow(f"{title}: no answer in time (--timeout)")
-    if isinstance(cause, OSError) and not isinstance(cause, ConnectionError | ssl.SSLError):
+    if isinstance(cause, OSError) and not isinstance(cause, ConnectionError):
         return NoNetwork(f"{title} cannot be reached ({words}); is there a network?", 0)
-    if isinstance(cause, ssl.SSLError):
-        return ProviderFailed(f"TLS with {title} failed: {words}")
     return ProviderFailed(f"{title} is down: {words}", 0)
 
 
@@ -355,14 +329,12 @@ def adapter_with(secret: str) -> Any:
     """
     from requests.adapters import HTTPAdapter
 
-    class WithSecret:
-        def putrequest(self, method: str, url: str, **options: Any) -> None:
-            super().putrequest(method, url + secret, **options)  # type: ignore[misc]
-
     class Adapter(HTTPAdapter):
         def cert_verify(self, conn: Any, *args: Any) -> None:  # called with the pool before each request
             super().cert_verify(conn, *args)  # type: ignore[no-untyped-call]
-            conn.ConnectionCls = type("Connection", (WithSecret, type(conn).ConnectionCls), {})
+            plain = type(conn).ConnectionCls
+            own = {"putrequest": lambda self, verb, url, **more: plain.putrequest(self, verb, url + secret, **more)}
+            conn.ConnectionCls = type("Connection", (plain,), own)
 
     return Adapter(pool_maxsize=AT_ONCE)
 
@@ -372,14 +344,11 @@ def cache_file() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(default), "netscripts-weather.json")
 
 
-def fresh(kept: Any) -> dict[str, tuple[float, Any]]:
-    return {url: (at, answer) for url, (at, answer) in dict(kept).items() if 0 <= time.time() - at < CACHE_S}
-
-
 def load_cache() -> dict[str, tuple[float, Any]]:
     """The answers of the last ten minutes, by their URLs; a damaged file has none."""
     with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
-        return fresh(json.loads(cache_file().read_bytes()))
+        kept = dict(json.loads(cache_file().read_bytes()))
+        return {url: (at, answer) for url, (at, answer) in kept.items() if abs(time.time() - at) < CACHE_S}
     return {}
 
 
@@ -387,7 +356,7 @@ def save_cache(kept: Mapping[str, Any]) -> None:
     path, part = cache_file(), cache_file().with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part.write_text(json.dumps(fresh({**load_cache(), **kept})))
+        part.write_text(json.dumps({**load_cache(), **kept}))
         part.replace(path)  # whoever reads finds all of it or what was there before
     except OSError as error:
         log.warning("the cache is of no use: %s", error)
@@ -413,12 +382,11 @@ class Provider:
         self.urls = [base_url(url) for url in urls or (os.environ.get(name) or base for name, base in self.bases)]
         self.key, self.units, self.lang = key if self.needs_key else "", units, lang.lower().replace("_", "-")
         self.language = self.lang.partition("-")[0]
-        self.timeout_s, self.cache, self._kept = timeout_s, cache, load_cache() if cache else {}
+        self.timeout_s, self.cache = timeout_s, cache
         self._session = requests.Session()
         self._session.trust_env = all(url.startswith("https:") for url in self.urls)  # loopback needs no proxy
-        adapter = adapter_with(f"&{urlencode({'appid': self.key})}" if self.key else "")
         for url in self.urls:
-            self._session.mount(url, adapter)
+            self._session.mount(url, adapter_with(f"&{urlencode({'appid': self.key})}" if self.key else ""))
 
     def find(self, get: Get, city: str) -> list[Place]:
         """The places that `city` can mean, the likeliest first. Raises CityNotFound."""
@@ -432,7 +400,8 @@ class Provider:
         """The weather of each city, or why there is none, in the order asked; several are asked at once."""
         if days > self.most_days:
             log.warning("%s knows %d days at most", self.title, self.most_days)
-            days = self.most_days
+        days = min(days, self.most_days)
+        self._kept = load_cache() if self.cache else {}
         try:
             for first in range(0, len(cities), AT_ONCE):
                 deadline = time.monotonic() + self.timeout_s
@@ -464,22 +433,23 @@ class Provider:
         if (weather.temperature is None and not weather.description) or (days and not weather.days):
             return ProviderFailed(f"{self.title} sent no weather")
         named = {str(other): other for other in others if folded(other.name) == folded(place.name)}
-        weather = dataclasses.replace(weather, others=tuple(named[name] for name in named if name != str(place)))
-        if weather.sunrise and weather.sunset and not (weather.sunset - weather.sunrise) % timedelta(days=1):
-            return dataclasses.replace(weather, sunrise=None, sunset=None)  # it stays up or down: these are made up
-        return weather
+        named.pop(str(place), None)
+        rise, fall = weather.sunrise, weather.sunset
+        if rise and fall and not (fall - rise) % timedelta(days=1):
+            rise = fall = None  # it stays up or down: these are made up
+        return dataclasses.replace(weather, others=tuple(named.values()), sunrise=rise, sunset=fall)
 
     def _get(self, deadline: float, url: str, **params: Any) -> Any:
         """The answer, from the cache or with up to two retries. Raises WeatherError."""
         url = f"{url}?{urlencode(params, errors='replace')}"
-        if self.cache and url in (kept := fresh(self._kept)):
-            return kept[url][1]
+        if self.cache and url in self._kept:
+            return self._kept[url][1]
         for backoff_s in BACKOFF_S:
             try:
                 answer = self._try(url, max(0.01, deadline - time.monotonic()))
                 break
             except WeatherError as failure:
-                wait_s = max(backoff_s, INFINITE_S if failure.retry_s is None else failure.retry_s)
+                wait_s = max(backoff_s, failure.retry_s)
                 if wait_s > min(PATIENCE_S, deadline - time.monotonic()):
                     raise
             time.sleep(wait_s)
@@ -487,13 +457,11 @@ class Provider:
         return answer
 
     def _try(self, url: str, left_s: float) -> Any:
-        import requests
-
-        options: dict[str, Any] = {"timeout": (min(left_s, CONNECT_S), left_s), "allow_redirects": False}
+        timeout_s = (min(left_s, CONNECT_S), left_s)
         try:
-            with self._session.get(url, stream=True, **options) as response:
+            with self._session.get(url, stream=True, timeout=timeout_s, allow_redirects=False) as response:
                 body = b"".join(itertools.islice(response.iter_content(READ_BYTES), MAX_READS))
-        except requests.RequestException as error:
+        except OSError as error:  # such are all that requests raises
             raise explain_fault(self.title, error) from error
         text, answer = body.decode("utf-8", "replace"), None
         for secret in filter(None, (self.key, quote_plus(self.key))):
@@ -517,28 +485,23 @@ class OpenMeteo(Provider):
     def find(self, get: Get, city: str) -> list[Place]:
         name = city.partition(",")[0].strip()
         found = dig(get(f"{self.urls[1]}/v1/search", name=name, count=10, language=self.language), "results")
-        return choose(city, places(found or [], OPEN_METEO_PLACE))
+        return choose(city, places(found or [], region="admin1"))
 
     def weather(self, get: Get, place: Place, days: int) -> Weather:
-        answer = get(
-            f"{self.urls[0]}/v1/forecast",
-            latitude=place.latitude,
-            longitude=place.longitude,
-            current=",".join(OPEN_METEO_NOW.values()),
-            daily=",".join(["sunrise", "sunset", *OPEN_METEO_DAY.values()]),
-            hourly=OPEN_METEO_HOUR["temperature"],
-            forecast_days=max(days, 1),
-            timezone="auto",
-            wind_speed_unit="mph" if self.units == "imperial" else "ms",
-            temperature_unit="fahrenheit" if self.units == "imperial" else "celsius",
-        )
-        zone = zone_of(dig(answer, "utc_offset_seconds"))
-        part = partial(read, zone=zone, add=KELVIN if self.units == "standard" else 0)
-        now = part(answer["current"], OPEN_METEO_NOW) | part(answer, OPEN_METEO_TIMES)
-        dated = [(local_time(row.get("time"), zone), part(row, OPEN_METEO_DAY)) for row in rows(answer["daily"])[:days]]
-        coming = tuple(Forecast(date=when.date(), **day) for when, day in dated if when)
-        hours = [part(row, OPEN_METEO_HOUR) for row in (rows(answer["hourly"]) if days else [])]
-        return Weather(place=place, units=UNITS[self.units], **now, days=coming, curve=curve_of(hours))
+        question: dict[str, Any] = {"latitude": place.latitude, "longitude": place.longitude, "timezone": "auto"}
+        question |= {"current": ",".join(OPEN_METEO_NOW.values()), "hourly": "temperature_2m"}
+        question |= {"daily": ",".join(["sunrise", "sunset", *OPEN_METEO_DAY.values()]), "wind_speed_unit": "ms"}
+        if self.units == "imperial":
+            question |= {"wind_speed_unit": "mph", "temperature_unit": "fahrenheit"}
+        answer = get(f"{self.urls[0]}/v1/forecast", **question, forecast_days=max(days, 1))
+        part = partial(read, offset_s=dig(answer, "utc_offset_seconds"), add=KELVIN if self.units == "standard" else 0)
+        now = part(answer["current"], OPEN_METEO_NOW | {"observed_at": "time"})
+        sun = part(answer["daily"], {"sunrise": "sunrise", "sunset": "sunset"}, ".0")
+        daily = [part(answer["daily"], OPEN_METEO_DAY | {"date": "time"}, f".{day}") for day in range(days)]
+        coming = tuple(Forecast(**day) for day in daily if day["date"])
+        hour = {"observed_at": "time", "temperature": "temperature_2m"}
+        curve = curve_of(part(answer["hourly"], hour, f".{index}") for index in range(24 * days))
+        return Weather(place=place, units=UNITS[self.units], **now, **sun, days=coming, curve=curve)
 
 
 class OpenWeatherMap(Provider):
@@ -552,22 +515,19 @@ class OpenWeatherMap(Provider):
         if not self.key:
             raise BadKey(f"OpenWeatherMap needs a key, in {KEY_VARIABLES[0]} or --api-key; Open-Meteo needs none")
         query = ",".join(part.strip() for part in city.split(","))
-        found = places(get(f"{self.urls[0]}/geo/1.0/direct", q=query, limit=5)[:], OPENWEATHERMAP_PLACE)
-        if not found:
-            raise CityNotFound("no such city")
-        return found
+        found = get(f"{self.urls[0]}/geo/1.0/direct", q=query, limit=5)[:]  # anything but a list fails here
+        return places(found, region="state", country_code="country", latitude="lat", longitude="lon")
 
     def weather(self, get: Get, place: Place, days: int) -> Weather:
         lang = LANGUAGES.get(self.lang) or LANGUAGES.get(self.language, self.language)
         question = {"lat": place.latitude, "lon": place.longitude, "units": self.units, "lang": lang}
         answer = get(f"{self.urls[0]}/data/2.5/weather", **question)
         coming = get(f"{self.urls[0]}/data/2.5/forecast", **question)["list"] if days else []
-        zone = zone_of(dig(answer, "timezone"))
-        now, steps = read(answer, OPENWEATHERMAP_NOW, zone), [read(step, OPENWEATHERMAP_STEP, zone) for step in coming]
-        dated = filter(itemgetter("observed_at"), steps)
-        by_day = [[*group] for _, group in itertools.groupby(dated, lambda step: step["observed_at"].date())][:days]
-        hours = curve_of(itertools.chain(*by_day))
-        return Weather(place=place, units=UNITS[self.units], **now, days=tuple(map(gather, by_day)), curve=hours)
+        part = partial(read, offset_s=dig(answer, "timezone"))
+        dated = filter(itemgetter("date"), (part(step, OPENWEATHERMAP_STEP) for step in coming))
+        by_day = [[*group] for _, group in itertools.groupby(dated, itemgetter("date"))][:days]
+        now, curve = part(answer, OPENWEATHERMAP_NOW), curve_of(itertools.chain(*by_day))
+        return Weather(place=place, units=UNITS[self.units], **now, days=tuple(map(gather, by_day)), curve=curve)
 
 
 def gather(steps: Sequence[Mapping[str, Any]]) -> Forecast:
@@ -575,7 +535,7 @@ def gather(steps: Sequence[Mapping[str, Any]]) -> Forecast:
     sent = {name: [step[name] for step in steps if step[name] is not None] for name in steps[0]}
     fallen = sent["rain"] + sent["snow"]
     return Forecast(
-        date=steps[0]["observed_at"].date(),
+        date=steps[0]["date"],
         description=max(sent["description"], key=sent["description"].count, default=None),
         low=min(sent["low"], default=None),
         high=max(sent["high"], default=None),
@@ -585,8 +545,7 @@ def gather(steps: Sequence[Mapping[str, Any]]) -> Forecast:
 
 
 def curve_of(steps: Iterable[Mapping[str, Any]]) -> tuple[tuple[datetime, float], ...]:
-    pairs = (itemgetter("observed_at", "temperature")(step) for step in steps)
-    return tuple(pair for pair in pairs if None not in pair)
+    return tuple(pair for pair in map(itemgetter("observed_at", "temperature"), steps) if None not in pair)
 
 
 PROVIDERS: dict[str, type[Provider]] = {"openweathermap": OpenWeatherMap, "open-meteo": OpenMeteo}
@@ -615,12 +574,9 @@ def get_weather(city: str, days: int = 0, **options: Any) -> Weather:
 def details(weather: Weather, now: datetime) -> list[str]:
     """What is known besides the sentence, a line each."""
     degrees, speed, deg = weather.units["temperature"], f" {weather.units['wind_speed']}", weather.wind_from_deg
-    rise, fall, age = weather.sunrise, weather.sunset, max(timedelta(), now - (weather.observed_at or now))
-    wind = [
-        amount(weather.wind_speed, speed, 1),
-        "" if deg is None else f"from {COMPASS[round(deg / 22.5) % 16]}",
-        amount(weather.wind_gust, f"{speed} in gusts", 1),
-    ]
+    rise, fall, observed = weather.sunrise, weather.sunset, weather.observed_at
+    course = "" if deg is None else f"from {COMPASS[round(deg / 22.5) % 16]}"
+    wind = amount(weather.wind_speed, speed, 1), course, amount(weather.wind_gust, f"{speed} in gusts", 1)
     lines = {
         "place": str(weather.place),
         "other places": "; ".join(map(str, weather.others[:NEAR_NAMES])),
@@ -630,7 +586,7 @@ def details(weather: Weather, now: datetime) -> list[str]:
         "pressure": amount(weather.pressure_hpa, " hPa"),
         "sunrise": f"{rise:%H:%M (%Z)}" if rise else "",
         "sunset": f"{fall:%H:%M (%Z)}" if fall else "",
-        "observed": f"{age / timedelta(minutes=1):.0f} min ago" if weather.observed_at else "",
+        "observed": f"{max(0, (now - observed) / timedelta(minutes=1)):.0f} min ago" if observed else "",
     }
     return [f"  {label}: {text}" for label, text in lines.items() if text]
 
@@ -669,10 +625,10 @@ def as_text(weather: Weather) -> str:
 
 
 def as_json(city: str, result: Weather | WeatherError, provider: Provider) -> str:
-    if isinstance(result, WeatherError):
-        return json.dumps({"city": city, "error": str(result), "cause": type(result).__name__})
-    source = {"provider": provider.title, "attribution": provider.attribution}
-    return json.dumps({"city": city, **dataclasses.asdict(result), **source}, default=lambda when: when.isoformat())
+    known = {"error": str(result), "cause": type(result).__name__}
+    if isinstance(result, Weather):
+        known = {**dataclasses.asdict(result), "provider": provider.title, "attribution": provider.attribution}
+    return json.dumps({"city": city, **known}, default=lambda when: when.isoformat())
 
 
 def complain(level: str, message: str) -> None:
@@ -722,10 +678,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--lang", default="en", metavar="LANG", help="language of names or, by OpenWeatherMap, words (%(default)s)")
     days = "and so many days (%(const)s); at most 16, from OpenWeatherMap 5"
     add("--forecast", type=partial(number, int, 1, 16), nargs="?", const=5, default=0, metavar="DAYS", help=days)
-    auto = "auto is openweathermap if there is a key, else open-meteo"
-    add("--provider", choices=["auto", *PROVIDERS], default="auto", help=auto)
-    key = f"for OpenWeatherMap; here others can see it, not in {', '.join(KEY_VARIABLES)}"
-    add("--api-key", metavar="KEY", help=key)
+    add("--provider", choices=["auto", *PROVIDERS], default="auto", help="auto: openweathermap if there is a key")
+    add("--api-key", metavar="KEY", help=f"for OpenWeatherMap; others see it here, not in {', '.join(KEY_VARIABLES)}")
     add("--json", action="store_true", help="print an object a city")
     add("--no-cache", action="store_true", help="neither use nor keep answers of the last ten minutes")
     add("--timeout", type=seconds, default=10.0, metavar="S", help="for each city as a whole (%(default)g)")
