@@ -44,8 +44,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus, urlencode, urlsplit
 
-__all__ = ["BadKey", "CityNotFound", "Forecast", "NoNetwork", "OpenMeteo", "OpenWeatherMap", "Place", "Provider"]
-__all__ += ["ProviderFailed", "RateLimited", "TooSlow", "Weather", "WeatherError", "get_weather"]
+__all__ = [
+    "BadKey", "CityNotFound", "Forecast", "NoNetwork", "OpenMeteo", "OpenWeatherMap", "Place", "Provider",
+    "ProviderFailed", "RateLimited", "TooSlow", "Weather", "WeatherError", "get_weather",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -281,7 +283,7 @@ def check(title: str, status: int, retry_after: str, answer: Any) -> None:
 
     OpenWeatherMap's own status is in `cod`, a number or a string: 404 even within a 200. Open-Meteo's 429 has a reason.
     """
-    status = int(dig(answer, "cod") or status)
+    status = max(status, int(dig(answer, "cod") or 0))
     reason = printable(str(dig(answer, "reason") or dig(answer, "message") or ""))
     says = f" (status {status}{', ' if reason else ''}{reason})"
     if status == 429:
@@ -309,6 +311,8 @@ def explain_fault(title: str, error: Exception) -> WeatherError:
     while cause.__context__:
         cause = cause.__context__
     words = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None) or "it broke the connection off"
+    if isinstance(error, ValueError):  # not shown: it can hold the proxy's password
+        return NoNetwork("the proxy's address is none (HTTPS_PROXY)")
     if cause is error:  # requests itself refuses, as without the file in REQUESTS_CA_BUNDLE
         return ProviderFailed(f"{title} cannot be asked: {printable(str(error))}")
     if type(error).__name__ == "ProxyError":
@@ -316,7 +320,8 @@ def explain_fault(title: str, error: Exception) -> WeatherError:
     if type(error).__name__ == "SSLError":
         return ProviderFailed(f"TLS with {title} failed: {words}")
     if isinstance(cause, TimeoutError):
-        return TooSlow(f"{title}: no answer in time (--timeout)")
+        unheard = type(error).__name__ == "ConnectTimeout"  # that may be a packet lost
+        return TooSlow(f"{title}: no answer in time (--timeout)", 0 if unheard else INFINITE_S)
     if isinstance(cause, OSError) and not isinstance(cause, ConnectionError):
         return NoNetwork(f"{title} cannot be reached ({words}); is there a network?", 0)
     return ProviderFailed(f"{title} is down: {words}", 0)
@@ -461,11 +466,12 @@ class Provider:
         try:
             with self._session.get(url, stream=True, timeout=timeout_s, allow_redirects=False) as response:
                 body = b"".join(itertools.islice(response.iter_content(READ_BYTES), MAX_READS))
-        except OSError as error:  # such are all that requests raises
+        except (OSError, ValueError) as error:
             raise explain_fault(self.title, error) from error
         text, answer = body.decode("utf-8", "replace"), None
-        for secret in filter(None, (self.key, quote_plus(self.key))):
-            text = text.replace(secret, "***")  # should it be echoed
+        if len(self.key) > 8:  # what is shorter is no key
+            for secret in (self.key, quote_plus(self.key)):
+                text = text.replace(secret, "***")  # should it be echoed
         with contextlib.suppress(ValueError, RecursionError):
             answer = json.loads(text)
         check(self.title, response.status_code, response.headers.get("Retry-After", ""), answer)

@@ -451,6 +451,7 @@ def test_what_openweathermap_may_send(change, has, has_not, get, server):
     ("section", "change", "has", "has_not"),
     [
         ("current", {"weather_code": 42, "relative_humidity_2m": None}, "is WMO code 42 with", "humidity"),
+        ("current", {"weather_code": 1e30}, "The weather in London is 12.3°C\n", "1e"),
         ("current", {"weather_code": None}, "The weather in London is 12.3°C\n", "None"),
         ("current", {"temperature_2m": None}, "The weather in London is overcast\n", "None"),
         ("current", {"temperature_2m": True, "wind_speed_10m": "4"}, "The weather in London is overcast\n", "True"),
@@ -559,6 +560,7 @@ FAULTS = {
     "hang": ([fake.hang], weather.TooSlow, "no answer", 1),
     "drip": ([fake.drip], weather.TooSlow, "no answer", 1),
     "drip of headers": ([fake.drip_headers], weather.TooSlow, "no answer", 1),
+    "500, cod 200": ([fake.says(500, '{"cod": 200}')], weather.ProviderFailed, "down .status 500", 3),
     "429": ([limit()], weather.RateLimited, "does not say when", 1),
     "429 later": ([limit(Retry_After="60")], weather.RateLimited, "in 60 s", 1),
     "429 date": ([limit(Retry_After="Sun, 01 Mar 2026 12:00:00 GMT")], weather.RateLimited, "come back Sun, 01 Mar", 1),
@@ -607,6 +609,44 @@ def test_each_fault_is_told_truly_and_without_the_key(provider, paths, name, get
     told = everything_of(caught.value) + caplog.text + "".join(capfd.readouterr())
     told += "".join(repr(vars(record)) for record in caplog.records)
     assert "SENTINEL" not in told
+
+
+def test_a_key_that_is_none(get, server):
+    """It is not taken for a secret: to hide it in all that is said would garble that."""
+    with pytest.raises(weather.BadKey, match="does not accept the key"):
+        get("London", "openweathermap", api_key="4")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("REQUESTS_CA_BUNDLE", "/nonexistent", "cannot be asked: .*/nonexistent"),
+        ("HTTPS_PROXY", "http://user:SENTINEL@[x/", "address is none"),
+    ],
+)
+def test_an_environment_that_is_wrong(variable, value, words, get, server, monkeypatch, caplog):
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("OPENWEATHERMAP_URL", "https://weather.invalid")
+    with caplog.at_level(logging.DEBUG), pytest.raises(weather.WeatherError, match=words) as caught:
+        get("London", "openweathermap")
+    assert "SENTINEL" not in str(caught.value) + caplog.text
+
+
+def test_a_connection_that_takes_too_long_is_tried_again(get, server, monkeypatch):
+    """A listener whose backlog is full answers nothing."""
+    monkeypatch.setattr(weather, "BACKOFF_S", (0.001, 0.001, weather.INFINITE_S))
+    monkeypatch.setattr(weather, "CONNECT_S", 0.1)
+    tried = []
+    monkeypatch.setattr(weather.Provider, "_try", counting(weather.Provider._try, tried))
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.create_connection(full.getsockname()):
+        monkeypatch.setenv("OPEN_METEO_GEOCODING_URL", f"http://127.0.0.1:{full.getsockname()[1]}")
+        with pytest.raises(weather.TooSlow):
+            get("London")
+    assert len(tried) == 3
+
+
+def counting(function, calls):
+    return lambda *args: (calls.append(args), function(*args))[1]
 
 
 def test_the_key_arrives(get, server):
