@@ -622,7 +622,7 @@ def draw_curve(curve: Sequence[tuple[datetime, float]], width: int) -> list[str]
 
 
 def as_text(weather: Weather) -> str:
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    colour = sys.stdout and sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     bold, blue, plain = ("\x1b[1m", "\x1b[36m", "\x1b[0m") if colour else ("", "", "")
     days = [day_line(day, weather.units["temperature"]) for day in weather.days]
     curve = draw_curve(weather.curve, shutil.get_terminal_size().columns)
