@@ -40,11 +40,13 @@ import select
 import shutil
 import signal
 import socket
+import stat
 import struct
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -60,6 +62,7 @@ TICK_S = 1.0  # how often --top is drawn, and drops are looked for
 WARN_S = 3.0  # between two warnings of drops
 KEPT_COUNTS = 20_000  # addresses and conversations that --top remembers: half as many after a thinning
 DAY_S = 86_400.0
+ON_LINUX = sys.platform == "linux"
 NANO = 1_000_000_000
 
 # Numbers of Linux that the socket module does not name (packet(7); include/uapi/linux/if_packet.h, if_arp.h).
@@ -186,26 +189,17 @@ take_16, take_ipv4, take_ipv6 = take("!H"), take("!BxHxxHxB10x"), take("!B3xHBx3
 take_tag, take_tcp, take_udp, take_icmp = take("!HH"), take("!12xH6x"), take("!4xHxx"), take("!BBxx")
 
 
-def ethernet(found: Found, frame: bytes) -> None:
-    found["proto"] = "Ethernet"
-    if not network(found, frame, take_16(frame, 12)[0], 14):
+def typed(kind_at: int, size: int, found: Found, frame: bytes) -> None:
+    """A link layer of so many bytes, which has an Ethernet type."""
+    found["proto"] = "Ethernet" if size == 14 else "cooked"
+    if not network(found, frame, take_16(frame, kind_at)[0], size) and size == 14:
         found["src"], found["dst"] = frame[6:12].hex(":"), frame[:6].hex(":")
-
-
-def cooked(found: Found, frame: bytes) -> None:
-    found["proto"] = "cooked"
-    network(found, frame, take_16(frame, 14)[0], 16)
-
-
-def cooked2(found: Found, frame: bytes) -> None:
-    found["proto"] = "cooked"
-    network(found, frame, take_16(frame, 0)[0], 20)
 
 
 def loopback(found: Found, frame: bytes) -> None:
     """BSD's: the address family, in LOOP big-endian, in NULL as in the machine that wrote it."""
-    low, high = struct.unpack_from("<HH", frame)
-    family = low or int.from_bytes(frame[2:4], "big")
+    family = max(take_tag(frame))  # the other half is 0
+    family = family >> 8 if family > 255 else family
     found["proto"] = f"family {family}"
     kind = {2: IPV4, 10: IPV6, 24: IPV6, 28: IPV6, 30: IPV6}.get(family)  # BSDs, macOS and Linux differ
     if kind:
@@ -322,10 +316,12 @@ def icmp(names: dict[int, str], codes: dict[int, list[str]], found: Found, packe
         found["info"] += f", code {code}"
 
 
-TRANSPORTS = {6: tcp, 17: udp, 136: udp, 1: partial(icmp, ICMP, ICMP_CODES), 58: partial(icmp, ICMP6, ICMP6_CODES)}
+TRANSPORTS: dict[int, Callable[[Found, bytes, int], None]] = {6: tcp, 17: udp, 136: udp}
+TRANSPORTS |= {1: partial(icmp, ICMP, ICMP_CODES), 58: partial(icmp, ICMP6, ICMP6_CODES)}
 NETWORKS = {IPV4: ipv4, IPV6: ipv6, ARP: arp}
 LINKS: dict[int, Callable[[Found, bytes], None]] = {
-    ETHERNET: ethernet, 113: cooked, SLL2: cooked2, 0: loopback, 108: loopback, 12: raw_ip, 14: raw_ip, RAW: raw_ip,
+    ETHERNET: partial(typed, 12, 14), 113: partial(typed, 14, 16), SLL2: partial(typed, 0, 20),
+    0: loopback, 108: loopback, 12: raw_ip, 14: raw_ip, RAW: raw_ip,
     228: lambda found, frame: ipv4(found, frame, 0), 229: lambda found, frame: ipv6(found, frame, 0),
 }  # fmt: skip
 
@@ -373,16 +369,12 @@ def as_json(record: Record, found: Found) -> str:
 
 
 def as_hex(frame: bytes) -> str:
-    rows = ((at, frame[at : at + 16]) for at in range(0, len(frame), 16))
-    return "".join(f"\t0x{at:04x}:  {row.hex(' ', -2):39}  {as_dots(row)}\n" for at, row in rows)
-
-
-def as_dots(data: bytes) -> str:
-    return data.translate(DOTS).decode("ascii")
+    rows = [(at, frame[at : at + 16]) for at in range(0, len(frame), 16)]
+    return "".join(f"\t0x{at:04x}:  {row.hex(' ', -2):39}  {row.translate(DOTS).decode()}\n" for at, row in rows)
 
 
 def as_text(frame: bytes) -> str:
-    return "".join(f"\t{as_dots(line)}\n" for line in frame.splitlines(keepends=True))
+    return "".join(f"\t{line.translate(DOTS).decode()}\n" for line in frame.splitlines(keepends=True))
 
 
 def as_dissected(linktype: int, frame: bytes) -> str:
@@ -390,45 +382,43 @@ def as_dissected(linktype: int, frame: bytes) -> str:
     from scapy.all import Raw, conf
 
     try:
-        text = conf.l2types.num2layer.get(linktype, Raw)(frame).show(dump=True)
+        text = str(conf.l2types.num2layer.get(linktype, Raw)(frame).show(dump=True))
     except Exception as error:  # its parsers are many, and raise what they like
         text = f"scapy cannot dissect it: {error!r}"
     return "".join(f"\t{printable(line)}\n" for line in text.splitlines())
 
 
 class Top:
-    """Packets and bytes by protocol, address and conversation; of the latter two the busiest, if there are many."""
+    """Packets and bytes by protocol, address and conversation; when there are too many, those of fewest bytes go."""
 
     def __init__(self) -> None:
-        self._tables: dict[str, dict[str, list[int]]] = {"protocol": {}, "address": {}, "conversation": {}}
+        self._packets: Counter[tuple[str, str]] = Counter()
+        self._bytes: Counter[tuple[str, str]] = Counter()
 
     def add(self, found: Found, length: int) -> None:
         proto, src, dst = found["proto"], found.get("src"), found.get("dst")
-        keys = (proto,) if src is None else (proto, {src, dst}, f"{proto} {' <> '.join(sorted((src, dst)))}")
-        for table, names in zip(self._tables.values(), keys, strict=False):
-            for name in names if isinstance(names, set) else (names,):
-                count = table.setdefault(name, [0, 0])
-                count[0] += 1
-                count[1] += length
-            if len(table) > KEPT_COUNTS:
-                for name, _ in busiest(table, len(table))[KEPT_COUNTS // 2 :]:
-                    del table[name]
+        keys = [("protocol", proto)]
+        if src and dst:
+            keys += [("address", each) for each in {src, dst}]
+            keys.append(("conversation", f"{proto} {' <> '.join(sorted((src, dst)))}"))
+        for key in keys:
+            self._packets[key] += 1
+            self._bytes[key] += length
+        if len(self._bytes) > KEPT_COUNTS:
+            self._bytes = Counter(dict(self._bytes.most_common(KEPT_COUNTS // 2)))
+            self._packets = Counter({key: self._packets[key] for key in self._bytes})
 
-    def lines(self, size: os.terminal_size) -> list[str]:
+    def table(self, size: os.terminal_size) -> str:
         """As many rows as fit on the terminal."""
-        rows = [(title, busiest(table, max(1, (size.lines - 5) // 3))) for title, table in self._tables.items()]
-        wide = max([12, *(len(name) for _, table in rows for name, _ in table)])
-        text = []
-        for title, table in rows:
+        by_bytes, text = self._bytes.most_common(), []
+        wide = max([12, *(len(name) for (_, name), _ in by_bytes)])
+        for title in ("protocol", "address", "conversation"):
             text.append(f"{title:{wide}} {'packets':>11} {'bytes':>15}")
-            for name, (packets, length) in table:
-                bar = "█" * round(length * max(8, size.columns - wide - 30) / (table[0][1][1] or 1))
-                text.append(f"{name:{wide}} {packets:11,} {length:15,} {bar}")
-        return text
-
-
-def busiest(table: dict[str, list[int]], count: int) -> list[tuple[str, list[int]]]:
-    return sorted(table.items(), key=lambda item: -item[1][1])[:count]
+            rows = [(key, length) for key, length in by_bytes if key[0] == title][: max(1, (size.lines - 5) // 3)]
+            for key, length in rows:
+                bar = "█" * round(length * max(8, size.columns - wide - 30) / (rows[0][1] or 1))
+                text.append(f"{key[1]:{wide}} {self._packets[key]:11,} {length:15,} {bar}")
+        return "\n".join(text)
 
 
 class Stop:
@@ -482,23 +472,35 @@ def compile_filter(expression: str, linktype: int) -> Callable[[bytes, int], int
     return matches
 
 
-class CaptureFile:
+class Source:
+    """Where packets come from, in batches."""
+
+    linktype, nano, interface = -1, False, ""
+
+    def batches(self) -> Iterator[list[Record]]:
+        raise NotImplementedError
+
+    def drops(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        """Free what the system lends."""
+
+
+class CaptureFile(Source):
     """A pcap or pcapng file, also one packed by gzip; "-" is standard input. Raises CaptureError and OSError."""
 
-    linktype, nano = -1, False
-
     def __init__(self, path: str, expression: str, stop: Stop) -> None:
-        self._file = open(0 if path == "-" else path, "rb", buffering=0, closefd=path != "-")
+        self._file = io.FileIO(0 if path == "-" else path, closefd=path != "-")
         self._stop = None if os.path.isfile(path) else stop  # a pipe may have nothing to read for long
         self._expression, self._filters = expression, dict[int, Callable[[bytes, int], int]]()
-        self._order, self._interfaces, self._data = "<", list[tuple[int, int]](), b""
+        self._order, self._interfaces = "<", list[tuple[int, int]]()
         self._chunks = self._unpacked()
-        while len(self._data) < 24 and (chunk := next(self._chunks, b"")):
-            self._data += chunk
+        self._data = next((data for data in itertools.accumulate(self._chunks) if len(data) >= 24), b"")
         self._next = self._block
         if self._data[:4] != PCAPNG:
             self._next, magic = self._record, MAGICS.get(self._data[:4])
-            if magic is None or len(self._data) < 24:
+            if magic is None:
                 raise CaptureError("no capture file: neither pcap nor pcapng")
             self._order, self._scale = magic
             self.nano, self._numbers = self._scale == 1, take(self._order + "IIII")
@@ -598,9 +600,6 @@ class CaptureFile:
             at += 4 + size + -size % 4
         return ticks
 
-    def drops(self) -> int:
-        return 0
-
     def close(self) -> None:
         self._file.close()
 
@@ -609,8 +608,14 @@ class CaptureWriter:
     """Writes pcap; whatever happens, the file ends with a whole record."""
 
     def __init__(self, path: str) -> None:
-        self.file = open(1 if path == "-" else path, "wb", buffering=0, closefd=path != "-")
+        self.file = io.FileIO(1 if path == "-" else path, "w", closefd=path != "-")
         self._linktype = -1
+
+    def __enter__(self) -> "CaptureWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
 
     def write(self, batch: list[Record], linktype: int, nano: bool) -> None:
         data, scale = bytearray(), 1 if nano else 1000
@@ -637,82 +642,87 @@ class CaptureWriter:
             raise
 
 
-class Live:
-    """An interface of Linux, opened by scapy; `any` is all of them. Raises CaptureError."""
-
-    nano = False
+class Live(Source):
+    """An interface, opened by scapy; on Linux, `any` is all of them. Raises CaptureError."""
 
     def __init__(self, interface: str | None, expression: str, buffer_bytes: int, stop: Stop) -> None:
-        self.interface, self._stop, self._dropped = pick_interface(interface), stop, 0
-        self._matches: Callable[[bytes, int], int] | None = None
-        cooks = self.interface == "any"
-        # In the kernel, a tag may be no part of the frame, and without an interface there is no link layer.
-        late = expression and (cooks or re.search(r"\bvlan\b", expression))
-        self._socket = self._open("" if late else expression, cooks)
+        from scapy.error import Scapy_Exception
+
+        self.interface, self._stop, self._dropped, self._matches = pick_interface(interface), stop, 0, None
+        try:
+            (self._open if ON_LINUX else self._open_elsewhere)(expression, buffer_bytes)
+        except PermissionError:
+            raise CaptureError(NOT_ROOT) from None
+        except (Scapy_Exception, ValueError, OSError) as error:
+            raise CaptureError(printable(str(error))) from None
+
+    def _open(self, expression: str, buffer_bytes: int) -> None:
+        from scapy.arch.linux import L2ListenSocket
+        from scapy.data import ARPHRD_TO_DLT
+
+        # A filter in the kernel sees neither a VLAN tag, which is kept beside the frame, nor an interface's link layer.
+        late = expression and (self.interface == "any" or re.search(r"\bvlan\b", expression))
+        if self.interface == "any":
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+        else:
+            self._opened = L2ListenSocket(iface=self.interface, filter=None if late else expression or None)
+            self._socket = self._opened.ins
         hardware = self._socket.getsockname()[3]
-        self.linktype = SLL2 if cooks else link_type(hardware)
-        if late:
-            self._matches = compile_filter(expression, self.linktype)
-        self._names: dict[str, int] = {}
+        self.linktype = SLL2 if self.interface == "any" else ARPHRD_TO_DLT.get(hardware, RAW)
+        self.linktype = RAW if self.linktype == 12 else self.linktype
+        self._matches = compile_filter(expression, self.linktype) if late else None
         put = self._socket.setsockopt
         put(SOL_PACKET, PACKET_AUXDATA, 1)
         put(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        with contextlib.suppress(OSError):  # an old kernel: receive() leaves out what goes out
+        with contextlib.suppress(OSError):  # an old kernel: _receive() leaves out what goes out
             put(SOL_PACKET, PACKET_IGNORE_OUTGOING, int(hardware == ARPHRD_LOOPBACK))
         try:
             put(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
         except PermissionError:
             put(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         self.drops()
-        self._dropped = 0  # what the socket did not take before it had a filter and a buffer
+        self._dropped = 0  # not counted: what came before there was a filter and a buffer
 
-    def _open(self, expression: str, cooks: bool) -> socket.socket:
-        from scapy.arch.linux import L2ListenSocket
-        from scapy.error import Scapy_Exception
+    def _open_elsewhere(self, expression: str, _: int) -> None:
+        from scapy.config import conf
 
-        try:
-            if cooks:
-                return socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
-            self._opened = L2ListenSocket(iface=self.interface, filter=expression or None)
-            return self._opened.ins
-        except PermissionError:
-            raise CaptureError(NOT_ROOT) from None
-        except (Scapy_Exception, ValueError, OSError) as error:
-            raise CaptureError(printable(str(error))) from None
+        self._opened = self._socket = conf.L2listen(iface=self.interface, filter=expression or None)
+        self.linktype = ETHERNET
 
     def batches(self) -> Iterator[list[Record]]:
+        receive = self._receive if ON_LINUX else self._receive_elsewhere
         while not self._stop.asked:
-            yield [*self._receive()] if self._stop.wait(self._socket) else []
+            yield [*receive()]
 
     def _receive(self) -> Iterator[Record]:
-        """What has arrived."""
-        name = None if self.linktype != SLL2 else ""
+        """What has arrived, after a moment at the latest."""
+        if not self._stop.wait(self._socket):
+            return
+        cooks, receive = self.linktype == SLL2, self._socket.recvmsg
         with contextlib.suppress(BlockingIOError):
             for _ in range(BATCH):
-                frame, control, _, address = self._socket.recvmsg(MAX_FRAME_BYTES, 128, socket.MSG_DONTWAIT)
+                frame, control, _, address = receive(MAX_FRAME_BYTES, 128, socket.MSG_DONTWAIT)
                 if address[2] == OUTGOING and address[3] == ARPHRD_LOOPBACK:
                     continue  # it comes in again
                 time_ns, length, tag = read_control(control, len(frame))
-                if name is not None:
-                    name = address[0]
-                    frame, length = self._cook(frame, address, tag), length + 20 + len(tag)
+                if cooks:
+                    head, more = cook(address, tag), tag[2:] and tag[2:] + struct.pack("!H", address[1])
+                    frame, length = head + more + frame, length + len(head) + len(more)
                 elif tag:
                     frame, length = frame[:12] + tag + frame[12:], length + 4
                 if not self._matches or self._matches(frame, length):
-                    yield time_ns, length, self.linktype, name, frame
+                    yield time_ns, length, self.linktype, address[0] if cooks else None, frame
 
-    def _cook(self, payload: bytes, address: tuple[Any, ...], tag: bytes) -> bytes:
-        """A frame with the header of Linux cooked v2."""
-        name, protocol, kind, hardware, link = address
-        if name not in self._names:
-            self._names[name] = socket.if_nametoindex(name)
-        kind_and_tag = (tag[:2], tag[2:] + struct.pack("!H", protocol)) if tag else (struct.pack("!H", protocol), b"")
-        rest = struct.pack("!2xIHBB8s", self._names[name], hardware, kind, len(link), link)
-        return kind_and_tag[0] + rest + kind_and_tag[1] + payload
+    def _receive_elsewhere(self) -> Iterator[Record]:
+        for each in self._opened.select([self._opened], 0.1):
+            _, frame, when = each.recv_raw()
+            if frame:
+                yield int((when or time.time()) * NANO), len(frame), self.linktype, None, frame
 
     def drops(self) -> int:
-        """What the kernel dropped so far; the count begins anew when it is read."""
-        self._dropped += struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
+        """What the kernel dropped so far; its own count begins anew when it is read."""
+        if ON_LINUX:
+            self._dropped += struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
         return self._dropped
 
     def close(self) -> None:
@@ -724,7 +734,7 @@ def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int,
     time_ns, length, tag = 0, kept, b""
     for level, kind, data in control:
         if level == SOL_PACKET:  # struct tpacket_auxdata
-            status, length, _, _, tci, tpid = struct.unpack("IIIIHH", data)
+            status, length, _, _, _, tci, tpid = struct.unpack("IIIHHHH", data)
             if status & VLAN_VALID:
                 tag = struct.pack("!HH", tpid if status & TPID_VALID else VLANS[0], tci)
         elif kind == SO_TIMESTAMPNS:
@@ -733,78 +743,42 @@ def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int,
     return time_ns, length, tag
 
 
-class LiveElsewhere:
-    """An interface of macOS or Windows, through scapy's own socket."""
+def cook(address: tuple[Any, ...], tag: bytes) -> bytes:
+    """The header of Linux cooked v2, from a packet's socket address."""
+    name, protocol, kind, hardware, link = address
+    protocol = VLANS[0] if tag else protocol
+    return struct.pack("!HxxIHBB8s", protocol, index_of(name), hardware, kind, len(link), link)
 
-    nano = False
 
-    def __init__(self, interface: str | None, expression: str, buffer_bytes: int, stop: Stop) -> None:
-        from scapy.error import Scapy_Exception
-        from scapy.layers.l2 import conf
-
-        self.interface, self._stop = pick_interface(interface), stop
-        try:
-            self._socket = conf.L2listen(iface=self.interface, filter=expression or None)
-        except (Scapy_Exception, ValueError, OSError) as error:
-            raise CaptureError(f"{printable(str(error))}; {NOT_ROOT}") from None
-        self.linktype = ETHERNET
-
-    def batches(self) -> Iterator[list[Record]]:
-        from scapy.config import conf
-
-        while not self._stop.asked:
-            self._stop.wait(None)
-            for each in self._socket.select([self._socket], 0.1):
-                layer, frame, when = each.recv_raw()
-                if frame:
-                    linktype = conf.l2types.layer2num.get(layer, ETHERNET)
-                    yield [(int((when or time.time()) * NANO), len(frame), linktype, None, frame)]
-            yield []
-
-    def drops(self) -> int:
-        return 0
-
-    def close(self) -> None:
-        self._socket.close()
+@lru_cache(512)
+def index_of(interface: str) -> int:
+    with contextlib.suppress(OSError):
+        return socket.if_nametoindex(interface)
+    return 0  # it is gone
 
 
 def pick_interface(wanted: str | None) -> str:
     """The name of an interface there is; without a wish, that of the default route."""
-    import scapy.route
-    from scapy.config import conf
+    from scapy.route import conf
 
-    assert scapy.route
-    names = [each.name for each in conf.ifaces.values()] + ["any"] * (sys.platform == "linux")
+    names = [*conf.ifaces.keys(), *["any"] * ON_LINUX]
     if wanted is not None and wanted not in names:
         raise CaptureError(f"no interface {printable(wanted)}; there are: {printable(', '.join(names))}")
     return wanted or str(conf.iface)
 
 
-def link_type(hardware: int) -> int:
-    """The link type of a kind of interface; scapy has those that libpcap has, raw IP as this system's number."""
-    from scapy.data import ARPHRD_TO_DLT
-
-    number: int = ARPHRD_TO_DLT.get(hardware, RAW)
-    return RAW if number in (12, 14) else number
-
-
-def open_live(interface: str | None, expression: str, buffer_bytes: int, stop: Stop) -> Live | LiveElsewhere:
-    return (Live if sys.platform == "linux" else LiveElsewhere)(interface, expression, buffer_bytes, stop)
-
-
-def packets(source: CaptureFile | Live | LiveElsewhere) -> Iterator[Packet]:
+def packets(source: Source) -> Iterator[Packet]:
     with contextlib.closing(source):
-        for batch in source.batches():
-            for time_ns, length, linktype, name, frame in batch:
-                yield decode(frame, linktype, time=time_ns / NANO, length=length, interface=name)
+        for time_ns, length, linktype, name, frame in itertools.chain.from_iterable(source.batches()):
+            yield decode(frame, linktype, time=time_ns / NANO, length=length, interface=name)
 
 
 def capture(interface: str | None = None, filter: str = "", *, buffer_mib: int = 32) -> Iterator[Packet]:
-    """The packets of an interface (default: that of the default route; on Linux "any") that a BPF filter lets through.
+    """The packets of an interface (default: the default route's; on Linux also "any") that a BPF filter lets through.
 
-    Opens when called, ends never: close() the iterator, or leave the loop. Raises CaptureError.
+    Opened by the call; it does not end by itself: leave the loop, or close() it. Raises CaptureError.
     """
-    return packets(open_live(interface, filter, buffer_mib << 20, Stop()))
+    return packets(Live(interface, filter, buffer_mib << 20, Stop()))
 
 
 def read(path: str, filter: str = "") -> Iterator[Packet]:
@@ -812,7 +786,7 @@ def read(path: str, filter: str = "") -> Iterator[Packet]:
     return packets(CaptureFile(path, filter, Stop()))
 
 
-def drop_privileges(user: str | None, output: int | None) -> str:
+def drop_privileges(user: str | None, output: CaptureWriter | None) -> str:
     """Become `user`, or the one who called sudo, and give them the output file; what came of it."""
     if not hasattr(os, "geteuid") or os.geteuid():
         return ""
@@ -825,8 +799,8 @@ def drop_privileges(user: str | None, output: int | None) -> str:
         raise CaptureError(f"no user {printable(name)}") from None
     if not entry.pw_uid:
         return "running as root to the end: sudo, or --user NAME, would give that up"
-    if output is not None:
-        os.fchown(output, entry.pw_uid, entry.pw_gid)
+    if output and stat.S_ISREG(os.fstat(output.file.fileno()).st_mode):
+        os.fchown(output.file.fileno(), entry.pw_uid, entry.pw_gid)
     os.setgroups([])
     os.setgid(entry.pw_gid)
     os.setuid(entry.pw_uid)
@@ -891,47 +865,40 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def list_interfaces() -> None:
-    default = pick_interface(None)
-    from scapy.config import conf
+    from scapy.route import conf
 
     for each in conf.ifaces.values():
         addresses = ", ".join(address for family in each.ips.values() for address in family)
-        print(printable(each.name), addresses, "(default)" if each.name == default else "")
+        default = " (default)" if each.name == str(conf.iface) else ""
+        print(f"{printable(each.name)} {addresses}".rstrip() + default)
 
 
-def as_shown(args: argparse.Namespace, record: Record, found: Found) -> str:
-    _, _, linktype, _, frame = record
+def show(args: argparse.Namespace, record: Record, found: Found) -> str:
     text = as_json(record, found) if args.json else as_line(record, found)
-    if args.x:
-        text += as_hex(frame)
-    if args.A:
-        text += as_text(frame)
-    return text + as_dissected(linktype, frame) if args.v else text
+    for wanted, more in ((args.x, as_hex), (args.A, as_text), (args.v, partial(as_dissected, record[2]))):
+        text += more(record[4]) if wanted else ""
+    return text
 
 
-class Show:
-    """What becomes of each batch of packets."""
+class Output:
+    """Where batches of packets go: lines, the table, the file."""
 
     def __init__(self, args: argparse.Namespace, writer: CaptureWriter | None) -> None:
-        self.captured = 0
-        self._args, self._writer = args, writer
-        self._top = Top() if args.top else None
+        self.captured, self._writer, self._top = 0, writer, Top() if args.top else None
+        plain = as_json if args.json else as_line
+        self._show = partial(show, args) if args.x or args.A or args.v else plain
         self._lines = args.print or not (args.top or args.w)
         self._refreshes = args.top and not self._lines and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        self._drawn_at = self._warned_at = time.monotonic()
-        self._warned = 0
-        show = partial(as_shown, args) if args.x or args.A or args.v else as_json if args.json else as_line
-        self._show: Callable[[Record, Found], str] = show
+        self._drawn_at, self._warned_at, self._drops = 0.0, 0.0, 0
 
-    def batch(self, batch: list[Record], source: CaptureFile | Live | LiveElsewhere) -> None:
+    def take(self, batch: list[Record], source: Source) -> None:
         self.captured += len(batch)
         if self._writer:
             self._writer.write(batch, source.linktype, source.nano)
         if self._lines or self._top:
             known = [(record, dissect(record[4], record[2], record[1])) for record in batch]
-            if self._top:
-                for record, found in known:
-                    self._top.add(found, record[1])
+            for record, found in known if self._top else ():
+                self._top.add(found, record[1])
             if self._lines and batch:
                 with writing():
                     print("".join([self._show(*each) for each in known]), end="", flush=True)
@@ -939,52 +906,42 @@ class Show:
         if self._refreshes and now - self._drawn_at >= TICK_S:
             self._drawn_at = now
             self.table()
-        if now - self._warned_at >= WARN_S or not self._warned:
-            self.warn(source.drops(), now)
-
-    def warn(self, dropped: int, now: float) -> None:
-        if dropped > self._warned:
-            self._warned, self._warned_at = dropped, now
-            complain("warning", f"the kernel dropped {dropped} packets so far: a filter, -w or --buffer may help")
+        if now - self._warned_at >= WARN_S and (drops := source.drops()) > self._drops:
+            self._warned_at, self._drops = now, drops
+            complain("warning", f"the kernel dropped {drops} packets so far: a filter, -w or --buffer may help")
 
     def table(self) -> None:
         if self._top:
             with writing():
                 start = "\x1b[H\x1b[J" if self._refreshes else ""
-                print(start + "\n".join(self._top.lines(shutil.get_terminal_size())), flush=True)
+                print(start + self._top.table(shutil.get_terminal_size()), flush=True)
 
 
-def run(args: argparse.Namespace, stop: Stop) -> int:
-    source: CaptureFile | Live | LiveElsewhere
-    expression = " ".join(args.filter)
-    source = CaptureFile(args.r, expression, stop) if args.r else open_live(args.i, expression, args.buffer << 20, stop)
-    if args.v:
-        import scapy.all
-
-        assert scapy.all
-        complain("info", "-v dissects every field of every packet: slow, and packets may be lost")
-    with contextlib.closing(source), contextlib.ExitStack() as files:
-        writer = CaptureWriter(args.w) if args.w else None
-        if writer:
-            files.callback(writer.file.close)
-        if said := drop_privileges(args.user, writer and args.w != "-" and writer.file.fileno() or None):
+def run(args: argparse.Namespace, stop: Stop) -> None:
+    expression, files = " ".join(args.filter), contextlib.ExitStack()
+    with files:
+        source = CaptureFile(args.r, expression, stop) if args.r else Live(args.i, expression, args.buffer << 20, stop)
+        files.callback(source.close)
+        writer = files.enter_context(CaptureWriter(args.w)) if args.w else None
+        if args.v:
+            complain("info", "-v dissects every field of every packet: slow, and packets may be lost")
+            as_dissected(RAW, b"")  # loads scapy while it may be read
+        if said := drop_privileges(args.user, writer):
             complain("info", said)
-        if isinstance(source, Live | LiveElsewhere):
+        if not args.r:
             print(
                 f"Starting packet capture on {source.interface}... Press Ctrl+C to stop.", file=sys.stderr, flush=True
             )
-        show = Show(args, writer)
+        output = Output(args, writer)
         try:
             for batch in source.batches():
-                show.batch(batch[: args.c - show.captured] if args.c else batch, source)
-                if stop.asked or show.captured == args.c:
+                output.take(batch[: args.c - output.captured] if args.c else batch, source)
+                if stop.asked or output.captured == args.c:
                     break
         finally:
-            show.table()
-            print(f"{show.captured} packets captured", file=sys.stderr)
-            if not args.r:
-                print(f"{source.drops()} packets dropped by kernel", file=sys.stderr, flush=True)
-    return 0
+            output.table()
+            dropped = "" if args.r else f"\n{source.drops()} packets dropped by kernel"
+            print(f"{output.captured} packets captured{dropped}", file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -1001,7 +958,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 0
             with contextlib.suppress(ValueError):  # not the main thread, which alone has signals
                 stop.on_signals()
-            return run(args, stop)
+            run(args, stop)
+            return 0
     except ImportError:
         complain("error", "it needs scapy: pip install scapy")
     except (CaptureError, OSError) as error:
