@@ -632,12 +632,12 @@ class CaptureWriter:
         self._write(data)
 
     def _write(self, data: bytearray) -> None:
-        whole, left = self.file.tell() if self.file.seekable() else -1, memoryview(data)
+        whole, left = self.file.tell() if self.file.seekable() else 0, memoryview(data)
         try:
             while left:
                 left = left[self.file.write(left) or 0 :]
         except OSError:
-            if whole >= 0:
+            with contextlib.suppress(OSError):  # a device
                 self.file.truncate(whole)
             raise
 
@@ -648,7 +648,9 @@ class Live(Source):
     def __init__(self, interface: str | None, expression: str, buffer_bytes: int, stop: Stop) -> None:
         from scapy.error import Scapy_Exception
 
-        self.interface, self._stop, self._dropped, self._matches = pick_interface(interface), stop, 0, None
+        self.interface, self._stop, self._dropped = pick_interface(interface), stop, 0
+        self._matches: Callable[[bytes, int], int] | None = None
+        self._socket: Any = None
         try:
             (self._open if ON_LINUX else self._open_elsewhere)(expression, buffer_bytes)
         except PermissionError:
@@ -665,7 +667,7 @@ class Live(Source):
         if self.interface == "any":
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
         else:
-            self._opened = L2ListenSocket(iface=self.interface, filter=None if late else expression or None)
+            self._opened: Any = L2ListenSocket(iface=self.interface, filter=None if late else expression or None)
             self._socket = self._opened.ins
         hardware = self._socket.getsockname()[3]
         self.linktype = SLL2 if self.interface == "any" else ARPHRD_TO_DLT.get(hardware, RAW)
@@ -759,7 +761,8 @@ def index_of(interface: str) -> int:
 
 def pick_interface(wanted: str | None) -> str:
     """The name of an interface there is; without a wish, that of the default route."""
-    from scapy.route import conf
+    import scapy.route  # noqa: F401 - it fills in conf.iface
+    from scapy.config import conf
 
     names = [*conf.ifaces.keys(), *["any"] * ON_LINUX]
     if wanted is not None and wanted not in names:
@@ -767,8 +770,8 @@ def pick_interface(wanted: str | None) -> str:
     return wanted or str(conf.iface)
 
 
-def packets(source: Source) -> Iterator[Packet]:
-    with contextlib.closing(source):
+def packets(source: Source, stop: Stop) -> Iterator[Packet]:
+    with contextlib.closing(source), contextlib.closing(stop):
         for time_ns, length, linktype, name, frame in itertools.chain.from_iterable(source.batches()):
             yield decode(frame, linktype, time=time_ns / NANO, length=length, interface=name)
 
@@ -776,14 +779,16 @@ def packets(source: Source) -> Iterator[Packet]:
 def capture(interface: str | None = None, filter: str = "", *, buffer_mib: int = 32) -> Iterator[Packet]:
     """The packets of an interface (default: the default route's; on Linux also "any") that a BPF filter lets through.
 
-    Opened by the call; it does not end by itself: leave the loop, or close() it. Raises CaptureError.
+    It does not end by itself: leave the loop, or close() it. Raises CaptureError.
     """
-    return packets(Live(interface, filter, buffer_mib << 20, Stop()))
+    stop = Stop()
+    yield from packets(Live(interface, filter, buffer_mib << 20, stop), stop)
 
 
 def read(path: str, filter: str = "") -> Iterator[Packet]:
     """The packets of a capture file that a BPF filter lets through. Raises CaptureError and OSError."""
-    return packets(CaptureFile(path, filter, Stop()))
+    stop = Stop()
+    yield from packets(CaptureFile(path, filter, stop), stop)
 
 
 def drop_privileges(user: str | None, output: CaptureWriter | None) -> str:
@@ -798,7 +803,7 @@ def drop_privileges(user: str | None, output: CaptureWriter | None) -> str:
     except KeyError:
         raise CaptureError(f"no user {printable(name)}") from None
     if not entry.pw_uid:
-        return "running as root to the end: sudo, or --user NAME, would give that up"
+        return ""
     if output and stat.S_ISREG(os.fstat(output.file.fileno()).st_mode):
         os.fchown(output.file.fileno(), entry.pw_uid, entry.pw_gid)
     os.setgroups([])
@@ -865,7 +870,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def list_interfaces() -> None:
-    from scapy.route import conf
+    import scapy.route  # noqa: F401 - it fills in conf.iface
+    from scapy.config import conf
 
     for each in conf.ifaces.values():
         addresses = ", ".join(address for family in each.ips.values() for address in family)
@@ -897,8 +903,9 @@ class Output:
             self._writer.write(batch, source.linktype, source.nano)
         if self._lines or self._top:
             known = [(record, dissect(record[4], record[2], record[1])) for record in batch]
-            for record, found in known if self._top else ():
-                self._top.add(found, record[1])
+            for record, found in known:
+                if self._top:
+                    self._top.add(found, record[1])
             if self._lines and batch:
                 with writing():
                     print("".join([self._show(*each) for each in known]), end="", flush=True)
@@ -944,6 +951,14 @@ def run(args: argparse.Namespace, stop: Stop) -> None:
             print(f"{output.captured} packets captured{dropped}", file=sys.stderr, flush=True)
 
 
+def explain(error: Exception, args: argparse.Namespace) -> str:
+    if isinstance(error, CaptureError):
+        return f"{args.r}: {error}" if args.r else str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return f"cannot write {args.w}: {getattr(error, 'strerror', error)}" if args.w else str(error)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -962,10 +977,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
     except ImportError:
         complain("error", "it needs scapy: pip install scapy")
+    except BrokenPipeError:
+        return 0  # -w - | head
     except (CaptureError, OSError) as error:
-        if isinstance(error, BrokenPipeError) or stop.asked:
-            return 0
-        complain("error", f"{printable(args.r)}: {error}" if args.r else str(error))
+        complain("error", printable(explain(error, args)))
     return 1
 
 
