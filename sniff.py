@@ -495,6 +495,13 @@ class CaptureFile(Source):
         self._stop = None if os.path.isfile(path) else stop  # a pipe may have nothing to read for long
         self._expression, self._filters = expression, dict[int, Callable[[bytes, int], int]]()
         self._order, self._interfaces = "<", list[tuple[int, int]]()
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self.close)
+            self._begin()
+            on_failure.pop_all()
+
+    def _begin(self) -> None:
+        """Read what the file begins with."""
         self._chunks = self._unpacked()
         self._data = next((data for data in itertools.accumulate(self._chunks) if len(data) >= 24), b"")
         self._next = self._block
@@ -652,7 +659,10 @@ class Live(Source):
         self._matches: Callable[[bytes, int], int] | None = None
         self._socket: Any = None
         try:
-            (self._open if ON_LINUX else self._open_elsewhere)(expression, buffer_bytes)
+            with contextlib.ExitStack() as on_failure:
+                on_failure.callback(self.close)
+                (self._open if ON_LINUX else self._open_elsewhere)(expression, buffer_bytes)
+                on_failure.pop_all()
         except PermissionError:
             raise CaptureError(NOT_ROOT) from None
         except (Scapy_Exception, ValueError, OSError) as error:
@@ -728,7 +738,8 @@ class Live(Source):
         return self._dropped
 
     def close(self) -> None:
-        self._socket.close()
+        if self._socket:
+            self._socket.close()
 
 
 def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int, int, bytes]:
@@ -770,8 +781,8 @@ def pick_interface(wanted: str | None) -> str:
     return wanted or str(conf.iface)
 
 
-def packets(source: Source, stop: Stop) -> Iterator[Packet]:
-    with contextlib.closing(source), contextlib.closing(stop):
+def packets(source: Source) -> Iterator[Packet]:
+    with contextlib.closing(source):
         for time_ns, length, linktype, name, frame in itertools.chain.from_iterable(source.batches()):
             yield decode(frame, linktype, time=time_ns / NANO, length=length, interface=name)
 
@@ -781,14 +792,14 @@ def capture(interface: str | None = None, filter: str = "", *, buffer_mib: int =
 
     It does not end by itself: leave the loop, or close() it. Raises CaptureError.
     """
-    stop = Stop()
-    yield from packets(Live(interface, filter, buffer_mib << 20, stop), stop)
+    with contextlib.closing(Stop()) as stop:
+        yield from packets(Live(interface, filter, buffer_mib << 20, stop))
 
 
 def read(path: str, filter: str = "") -> Iterator[Packet]:
     """The packets of a capture file that a BPF filter lets through. Raises CaptureError and OSError."""
-    stop = Stop()
-    yield from packets(CaptureFile(path, filter, stop), stop)
+    with contextlib.closing(Stop()) as stop:
+        yield from packets(CaptureFile(path, filter, stop))
 
 
 def drop_privileges(user: str | None, output: CaptureWriter | None) -> str:
