@@ -410,13 +410,13 @@ class Top:
 
     def table(self, size: os.terminal_size) -> str:
         """As many rows as fit on the terminal."""
-        by_bytes, text = self._bytes.most_common(), []
-        wide = max([12, *(len(name) for (_, name), _ in by_bytes)])
+        rows, text = self._bytes.most_common(), []
         for title in ("protocol", "address", "conversation"):
+            shown = [(key, length) for key, length in rows if key[0] == title][: max(1, (size.lines - 5) // 3)]
+            wide = max([36, *(len(name) for (_, name), _ in shown)])
             text.append(f"{title:{wide}} {'packets':>11} {'bytes':>15}")
-            rows = [(key, length) for key, length in by_bytes if key[0] == title][: max(1, (size.lines - 5) // 3)]
-            for key, length in rows:
-                bar = "█" * round(length * max(8, size.columns - wide - 30) / (rows[0][1] or 1))
+            for key, length in shown:
+                bar = "█" * round(length * max(8, size.columns - wide - 30) / (shown[0][1] or 1))
                 text.append(f"{key[1]:{wide}} {self._packets[key]:11,} {length:15,} {bar}")
         return "\n".join(text)
 
@@ -511,7 +511,7 @@ class CaptureFile(Source):
                 raise CaptureError("no capture file: neither pcap nor pcapng")
             self._order, self._scale = magic
             self.nano, self._numbers = self._scale == 1, take(self._order + "IIII")
-            self.linktype = take(self._order + "I")(self._data, 20)[0] & 0x0FFFFFFF
+            self.linktype = struct.unpack_from(self._order + "I", self._data, 20)[0] & 0x0FFFFFFF
             self._data = self._data[24:]
             self._wanted((0, 0, self.linktype, None, b""))  # a bad filter is told at once
 
@@ -547,8 +547,10 @@ class CaptureFile(Source):
         try:
             for chunk in itertools.chain([head], raw):
                 while chunk:
+                    unpack = zlib.decompressobj(31) if unpack.eof else unpack  # several, one after the other
                     yield unpack.decompress(chunk, CHUNK_BYTES)
-                    chunk = unpack.unconsumed_tail
+                    chunk = unpack.unconsumed_tail or unpack.unused_data
+            yield unpack.flush()
         except zlib.error:
             raise CaptureError("the file is damaged: gzip cannot unpack it") from None
         if not unpack.eof:
@@ -579,20 +581,20 @@ class CaptureFile(Source):
             return 0
         if data[at : at + 4] == PCAPNG:
             self._order, self._interfaces = "<" if data[at + 8] == 0x4D else ">", []
-        kind, size = take(self._order + "II")(data, at)
+        kind, size = map(int, struct.unpack_from(self._order + "II", data, at))
         if size < 12 or size % 4 or size > MAX_RECORD_BYTES:
             raise IndexError
         if len(data) < at + size:
             return 0
         body = data[at + 8 : at + size - 4]
         if kind == 1:
-            self._interfaces.append((take(self._order + "H")(body)[0], self._ticks(body)))
+            self._interfaces.append((struct.unpack_from(self._order + "H", body)[0], self._ticks(body)))
         elif kind in (2, 6):  # 2 is obsolete
-            number, high, low, kept, length = take(self._order + ("5I" if kind == 6 else "HxxIIII"))(body)
+            number, high, low, kept, length = struct.unpack_from(self._order + ("5I" if kind == 6 else "HxxIIII"), body)
             linktype, ticks = self._interfaces[number]
             batch.append(((high << 32 | low) * NANO // ticks, length, linktype, None, body[20 : 20 + kept]))
         elif kind == 3:  # a simple one: no time, and what is not padding is the packet
-            length = take(self._order + "I")(body)[0]
+            length = int(struct.unpack_from(self._order + "I", body)[0])
             batch.append((0, length, self._interfaces[0][0], None, body[4 : 4 + length]))
         return at + size
 
@@ -600,7 +602,7 @@ class CaptureFile(Source):
         """In a second, from an interface's options."""
         at, ticks = 8, 1_000_000
         while at + 4 <= len(body):
-            code, size = take(self._order + "HH")(body, at)
+            code, size = struct.unpack_from(self._order + "HH", body, at)
             if code == 9:
                 ticks = 2 ** (body[at + 4] & 127) if body[at + 4] & 128 else 10 ** body[at + 4]
                 self.nano = self.nano or ticks > 1_000_000
@@ -699,12 +701,16 @@ class Live(Source):
         from scapy.config import conf
 
         self._opened = self._socket = conf.L2listen(iface=self.interface, filter=expression or None)
-        self.linktype = ETHERNET
+        self.linktype = 0 if re.match("lo|utun|gif", self.interface) else ETHERNET
 
     def batches(self) -> Iterator[list[Record]]:
         receive = self._receive if ON_LINUX else self._receive_elsewhere
         while not self._stop.asked:
-            yield [*receive()]
+            try:
+                batch = [*receive()]
+            except OSError as error:  # it was switched off, or taken away
+                raise CaptureError(f"{self.interface}: {error.strerror}") from None
+            yield batch
 
     def _receive(self) -> Iterator[Record]:
         """What has arrived, after a moment at the latest."""
@@ -775,6 +781,7 @@ def pick_interface(wanted: str | None) -> str:
     import scapy.route  # noqa: F401 - it fills in conf.iface
     from scapy.config import conf
 
+    conf.ifaces.reload()
     names = [*conf.ifaces.keys(), *["any"] * ON_LINUX]
     if wanted is not None and wanted not in names:
         raise CaptureError(f"no interface {printable(wanted)}; there are: {printable(', '.join(names))}")
@@ -808,19 +815,18 @@ def drop_privileges(user: str | None, output: CaptureWriter | None) -> str:
         return ""
     import pwd
 
-    name = user or os.environ.get("SUDO_UID", "0")
     try:
-        entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
-    except KeyError:
-        raise CaptureError(f"no user {printable(name)}") from None
-    if not entry.pw_uid:
+        uid, gid = pwd.getpwnam(user)[2:4] if user else (int(os.environ.get(f"SUDO_{id}", 0)) for id in ("UID", "GID"))
+    except (KeyError, ValueError):
+        raise CaptureError(f"no user {printable(user or 'SUDO_UID')}") from None
+    if not uid:
         return ""
     if output and stat.S_ISREG(os.fstat(output.file.fileno()).st_mode):
-        os.fchown(output.file.fileno(), entry.pw_uid, entry.pw_gid)
+        os.fchown(output.file.fileno(), uid, gid)
     os.setgroups([])
-    os.setgid(entry.pw_gid)
-    os.setuid(entry.pw_uid)
-    return f"privileges given up: running as {entry.pw_name}"
+    os.setgid(gid)
+    os.setuid(uid)
+    return f"privileges given up, running as user {uid} and group {gid}"
 
 
 def complain(level: str, message: str) -> None:
@@ -875,8 +881,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.w == "-" and (args.print or args.top):
         parser.error("-w - leaves no room for --print and --top")
-    if args.r and args.i:
-        parser.error("-i and -r exclude each other")
+    if args.r and (args.i or args.r == args.w != "-"):
+        parser.error("-r goes neither with -i nor with -w to the same file")
     return args
 
 
@@ -947,9 +953,7 @@ def run(args: argparse.Namespace, stop: Stop) -> None:
         if said := drop_privileges(args.user, writer):
             complain("info", said)
         if not args.r:
-            print(
-                f"Starting packet capture on {source.interface}... Press Ctrl+C to stop.", file=sys.stderr, flush=True
-            )
+            tell(f"Starting packet capture on {source.interface}... Press Ctrl+C to stop.")
         output = Output(args, writer)
         try:
             for batch in source.batches():
@@ -958,8 +962,16 @@ def run(args: argparse.Namespace, stop: Stop) -> None:
                     break
         finally:
             output.table()
-            dropped = "" if args.r else f"\n{source.drops()} packets dropped by kernel"
-            print(f"{output.captured} packets captured{dropped}", file=sys.stderr, flush=True)
+            tell(f"{output.captured} packets captured")
+            if not args.r:
+                tell(f"{source.drops()} packets dropped by kernel")
+
+
+def tell(message: str) -> None:
+    """On stderr, as tcpdump does."""
+    if sys.stderr:
+        with contextlib.suppress(OSError):
+            print(message, file=sys.stderr, flush=True)
 
 
 def explain(error: Exception, args: argparse.Namespace) -> str:
@@ -991,6 +1003,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0  # -w - | head
     except (CaptureError, OSError) as error:
+        if stop.asked and isinstance(error, CaptureError):
+            return 0  # of what comes through a pipe, the rest is missing
         complain("error", printable(explain(error, args)))
     return 1
 
