@@ -326,7 +326,7 @@ LINKS: dict[int, Callable[[Found, bytes], None]] = {
 }  # fmt: skip
 
 
-def as_line(record: Record, found: Found) -> str:
+def format_line(record: Record, found: Found) -> str:
     """A packet as a person reads it. Nothing in `found` comes from the wire but numbers and what we call them."""
     time_ns, length, _, interface, _ = record
     second, fraction = divmod(time_ns, NANO)
@@ -363,7 +363,7 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def as_json(record: Record, found: Found) -> str:
+def to_json(record: Record, found: Found) -> str:
     named = {"interface": record[3]} if record[3] else {}
     return json.dumps({"time": record[0] / NANO, "length": record[1], **found, **named}) + "\n"
 
@@ -373,7 +373,7 @@ def as_hex(frame: bytes) -> str:
     return "".join(f"\t0x{at:04x}:  {row.hex(' ', -2):39}  {row.translate(DOTS).decode()}\n" for at, row in rows)
 
 
-def as_text(frame: bytes) -> str:
+def as_ascii(frame: bytes) -> str:
     return "".join(f"\t{line.translate(DOTS).decode()}\n" for line in frame.splitlines(keepends=True))
 
 
@@ -472,23 +472,10 @@ def compile_filter(expression: str, linktype: int) -> Callable[[bytes, int], int
     return matches
 
 
-class Source:
-    """Where packets come from, in batches."""
+class CaptureFile:
+    """A pcap or pcapng file, also one packed by gzip; "-" is standard input. Raises CaptureError and OSError."""
 
     linktype, nano, interface = -1, False, ""
-
-    def batches(self) -> Iterator[list[Record]]:
-        raise NotImplementedError
-
-    def drops(self) -> int:
-        return 0
-
-    def close(self) -> None:
-        """Free what the system lends."""
-
-
-class CaptureFile(Source):
-    """A pcap or pcapng file, also one packed by gzip; "-" is standard input. Raises CaptureError and OSError."""
 
     def __init__(self, path: str, expression: str, stop: Stop) -> None:
         self._file = io.FileIO(0 if path == "-" else path, closefd=path != "-")
@@ -609,6 +596,9 @@ class CaptureFile(Source):
             at += 4 + size + -size % 4
         return ticks
 
+    def drops(self) -> int:
+        return 0
+
     def close(self) -> None:
         self._file.close()
 
@@ -620,10 +610,7 @@ class CaptureWriter:
         self.file = io.FileIO(1 if path == "-" else path, "w", closefd=path != "-")
         self._linktype = -1
 
-    def __enter__(self) -> "CaptureWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self.file.close()
 
     def write(self, batch: list[Record], linktype: int, nano: bool) -> None:
@@ -651,8 +638,10 @@ class CaptureWriter:
             raise
 
 
-class Live(Source):
+class Live:
     """An interface, opened by scapy; on Linux, `any` is all of them. Raises CaptureError."""
+
+    nano = False
 
     def __init__(self, interface: str | None, expression: str, buffer_bytes: int, stop: Stop) -> None:
         from scapy.error import Scapy_Exception
@@ -723,11 +712,11 @@ class Live(Source):
                 if address[2] == OUTGOING and address[3] == ARPHRD_LOOPBACK:
                     continue  # it comes in again
                 time_ns, length, tag = read_control(control, len(frame))
+                length += 4 if tag else 0
                 if cooks:
-                    head, more = cook(address, tag), tag[2:] and tag[2:] + struct.pack("!H", address[1])
-                    frame, length = head + more + frame, length + len(head) + len(more)
+                    frame, length = cook(frame, address, tag), length + 20
                 elif tag:
-                    frame, length = frame[:12] + tag + frame[12:], length + 4
+                    frame = frame[:12] + tag + frame[12:]
                 if not self._matches or self._matches(frame, length):
                     yield time_ns, length, self.linktype, address[0] if cooks else None, frame
 
@@ -762,11 +751,12 @@ def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int,
     return time_ns, length, tag
 
 
-def cook(address: tuple[Any, ...], tag: bytes) -> bytes:
-    """The header of Linux cooked v2, from a packet's socket address."""
+def cook(payload: bytes, address: tuple[Any, ...], tag: bytes) -> bytes:
+    """A frame of Linux cooked v2, from a packet and its socket address."""
     name, protocol, kind, hardware, link = address
-    protocol = VLANS[0] if tag else protocol
-    return struct.pack("!HxxIHBB8s", protocol, index_of(name), hardware, kind, len(link), link)
+    if tag:
+        protocol, payload = VLANS[0], tag[2:] + struct.pack("!H", protocol) + payload
+    return struct.pack("!HxxIHBB8s", protocol, index_of(name), hardware, kind, len(link), link) + payload
 
 
 @lru_cache(512)
@@ -788,7 +778,7 @@ def pick_interface(wanted: str | None) -> str:
     return wanted or str(conf.iface)
 
 
-def packets(source: Source) -> Iterator[Packet]:
+def packets(source: CaptureFile | Live) -> Iterator[Packet]:
     with contextlib.closing(source):
         for time_ns, length, linktype, name, frame in itertools.chain.from_iterable(source.batches()):
             yield decode(frame, linktype, time=time_ns / NANO, length=length, interface=name)
@@ -896,9 +886,9 @@ def list_interfaces() -> None:
         print(f"{printable(each.name)} {addresses}".rstrip() + default)
 
 
-def show(args: argparse.Namespace, record: Record, found: Found) -> str:
-    text = as_json(record, found) if args.json else as_line(record, found)
-    for wanted, more in ((args.x, as_hex), (args.A, as_text), (args.v, partial(as_dissected, record[2]))):
+def as_shown(args: argparse.Namespace, record: Record, found: Found) -> str:
+    text = to_json(record, found) if args.json else format_line(record, found)
+    for wanted, more in ((args.x, as_hex), (args.A, as_ascii), (args.v, partial(as_dissected, record[2]))):
         text += more(record[4]) if wanted else ""
     return text
 
@@ -908,13 +898,13 @@ class Output:
 
     def __init__(self, args: argparse.Namespace, writer: CaptureWriter | None) -> None:
         self.captured, self._writer, self._top = 0, writer, Top() if args.top else None
-        plain = as_json if args.json else as_line
-        self._show = partial(show, args) if args.x or args.A or args.v else plain
+        plain = to_json if args.json else format_line
+        self._show = partial(as_shown, args) if args.x or args.A or args.v else plain
         self._lines = args.print or not (args.top or args.w)
         self._refreshes = args.top and not self._lines and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         self._drawn_at, self._warned_at, self._drops = 0.0, 0.0, 0
 
-    def take(self, batch: list[Record], source: Source) -> None:
+    def take(self, batch: list[Record], source: CaptureFile | Live) -> None:
         self.captured += len(batch)
         if self._writer:
             self._writer.write(batch, source.linktype, source.nano)
@@ -942,18 +932,19 @@ class Output:
 
 
 def run(args: argparse.Namespace, stop: Stop) -> None:
-    expression, files = " ".join(args.filter), contextlib.ExitStack()
-    with files:
+    expression, on_stderr = " ".join(args.filter), dict[str, Any](file=sys.stderr, flush=True)
+    with contextlib.ExitStack() as files:
+        source: CaptureFile | Live
         source = CaptureFile(args.r, expression, stop) if args.r else Live(args.i, expression, args.buffer << 20, stop)
         files.callback(source.close)
-        writer = files.enter_context(CaptureWriter(args.w)) if args.w else None
+        writer = files.enter_context(contextlib.closing(CaptureWriter(args.w))) if args.w else None
         if args.v:
             complain("info", "-v dissects every field of every packet: slow, and packets may be lost")
             as_dissected(RAW, b"")  # loads scapy while it may be read
         if said := drop_privileges(args.user, writer):
             complain("info", said)
         if not args.r:
-            tell(f"Starting packet capture on {source.interface}... Press Ctrl+C to stop.")
+            print(f"Starting packet capture on {source.interface}... Press Ctrl+C to stop.", **on_stderr)
         output = Output(args, writer)
         try:
             for batch in source.batches():
@@ -962,24 +953,16 @@ def run(args: argparse.Namespace, stop: Stop) -> None:
                     break
         finally:
             output.table()
-            tell(f"{output.captured} packets captured")
+            print(f"{output.captured} packets captured", **on_stderr)
             if not args.r:
-                tell(f"{source.drops()} packets dropped by kernel")
+                print(f"{source.drops()} packets dropped by kernel", **on_stderr)
 
 
-def tell(message: str) -> None:
-    """On stderr, as tcpdump does."""
-    if sys.stderr:
-        with contextlib.suppress(OSError):
-            print(message, file=sys.stderr, flush=True)
-
-
-def explain(error: Exception, args: argparse.Namespace) -> str:
+def cause(error: Exception, args: argparse.Namespace) -> str:
     if isinstance(error, CaptureError):
         return f"{args.r}: {error}" if args.r else str(error)
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return f"cannot write {args.w}: {getattr(error, 'strerror', error)}" if args.w else str(error)
+    named = getattr(error, "filename", None) or f"cannot write {args.w}"
+    return f"{named}: {getattr(error, 'strerror', error)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -1005,7 +988,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CaptureError, OSError) as error:
         if stop.asked and isinstance(error, CaptureError):
             return 0  # of what comes through a pipe, the rest is missing
-        complain("error", printable(explain(error, args)))
+        complain("error", printable(cause(error, args)))
     return 1
 
 

@@ -108,8 +108,8 @@ ALL_FRAMES = [*FRAMES.values(), *((1, raw(packet)) for packet in OTHERS.values()
 def line_of(frame, linktype, length=None):
     record = (1_700_000_000_123_456_000, length or len(frame), linktype, None, frame)
     found = sniff.dissect(frame, linktype, length or len(frame))
-    json.loads(sniff.as_json(record, found))
-    return sniff.as_line(record, found)
+    json.loads(sniff.to_json(record, found))
+    return sniff.format_line(record, found)
 
 
 def other(name):
@@ -229,11 +229,11 @@ def test_a_thousand_frames_by_scapys_fuzz_are_decoded():
             with contextlib.suppress(struct.error):  # scapy's own
                 frame = raw(ETHER / packet)
                 assert not CONTROL.search(line_of(frame, 1))
-                assert not CONTROL.search(sniff.as_hex(frame) + sniff.as_text(frame))
+                assert not CONTROL.search(sniff.as_hex(frame) + sniff.as_ascii(frame))
 
 
 def test_dumps_have_a_dot_for_what_is_unprintable():
-    assert sniff.as_text(b"GET /\r\n\x1b[31m\xff") == "\tGET /..\n\t.[31m.\n"
+    assert sniff.as_ascii(b"GET /\r\n\x1b[31m\xff") == "\tGET /..\n\t.[31m.\n"
     assert sniff.as_hex(b"\x00A\x1b").endswith("0041 1b                                  .A.\n")
 
 
@@ -456,7 +456,7 @@ def test_what_was_written_before_the_disk_was_full_is_valid(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, -1))
-        with writer:
+        with contextlib.closing(writer):
             for _ in range(2):
                 writer.write([record] * 3, 1, False)
             with pytest.raises(OSError, match="large"):
@@ -645,7 +645,11 @@ def test_a_vlan_tag_that_the_kernel_keeps_aside_is_seen_filtered_and_written(tmp
     def job():
         stop = sniff.Stop()
         live = sniff.Live("two", f"vlan 5 and udp port {PORT}", 1 << 20, stop)
-        with contextlib.closing(stop), contextlib.closing(live), sniff.CaptureWriter(path) as writer:
+        with (
+            contextlib.closing(stop),
+            contextlib.closing(live),
+            contextlib.closing(sniff.CaptureWriter(path)) as writer,
+        ):
             with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
                 sock.bind(("one", 0))
                 sock.send(raw(ETHER / V4 / UDP(dport=PORT)))
