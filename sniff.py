@@ -20,7 +20,7 @@ with --json, each line has time (epoch seconds), proto and length; where there a
 flags, info, vlan (several tags: a list), fragment (its offset), interface; and true in truncated or malformed.
 
 what the ten-line version gets wrong:
-  It loses most packets and does not say so: dissecting all of each one, it manages one or two thousand a second.
+  It loses most packets and does not say so: dissecting all of each one, it manages a few thousand a second.
   It is blind to IPv6, to ARP, and to whatever else it did not ask for by name.
   It keeps every packet in memory, until there is none left.
   It runs as root to the end, with a parser for hundreds of protocols open to whoever sends a packet.
@@ -180,13 +180,9 @@ def dissect(frame: bytes, linktype: int, length: int) -> Found:
     return found
 
 
-def take(form: str) -> Callable[..., tuple[int, ...]]:
-    """A function from bytes and an offset to the numbers there; struct.error where they end too soon."""
-    return struct.Struct(form).unpack_from
-
-
-take_16, take_ipv4, take_ipv6 = take("!H"), take("!BxHxxHxB10x"), take("!B3xHBx32x")
-take_tag, take_tcp, take_udp, take_icmp = take("!HH"), take("!12xH6x"), take("!4xHxx"), take("!BBxx")
+take_16, take_tag = struct.Struct("!H").unpack_from, struct.Struct("!HH").unpack_from
+take_ipv4, take_ipv6 = struct.Struct("!BxHxxHxB10x").unpack_from, struct.Struct("!B3xHBx32x").unpack_from
+take_tcp, take_udp = struct.Struct("!12xH6x").unpack_from, struct.Struct("!4xHxx").unpack_from
 
 
 def typed(kind_at: int, size: int, found: Found, frame: bytes) -> None:
@@ -308,7 +304,7 @@ def udp(found: Found, packet: bytes, at: int) -> None:
 
 
 def icmp(names: dict[int, str], codes: dict[int, list[str]], found: Found, packet: bytes, at: int) -> None:
-    kind, code = take_icmp(packet, at)
+    kind, code = struct.unpack_from("!BBxx", packet, at)
     found["info"] = names.get(kind, f"type {kind}")
     if code < len(codes.get(kind, "")):
         found["info"] += f", {codes[kind][code]}"
@@ -497,7 +493,7 @@ class CaptureFile:
             if magic is None:
                 raise CaptureError("no capture file: neither pcap nor pcapng")
             self._order, self._scale = magic
-            self.nano, self._numbers = self._scale == 1, take(self._order + "IIII")
+            self.nano, self._numbers = self._scale == 1, struct.Struct(self._order + "IIII").unpack_from
             self.linktype = struct.unpack_from(self._order + "I", self._data, 20)[0] & 0x0FFFFFFF
             self._data = self._data[24:]
             self._wanted((0, 0, self.linktype, None, b""))  # a bad filter is told at once

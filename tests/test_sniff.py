@@ -5,6 +5,7 @@ import ctypes
 import gzip
 import json
 import os
+import pty
 import random
 import re
 import shutil
@@ -606,6 +607,33 @@ def test_without_root_the_error_names_both_remedies(run):
     error = one_error(run("sniff.py", *LO, preexec_fn=drop))
     assert "sudo" in error
     assert "setcap" in error
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there it is lo")
+def test_interfaces_have_their_addresses(run):
+    shown = lines(run("sniff.py", "-D"))
+    assert [line for line in shown if re.match(r"lo 127\.0\.0\.1\b", line)]
+    assert sum(line.endswith(" (default)") for line in shown) == 1
+
+
+@root_on_linux
+def test_top_is_drawn_again_on_a_terminal():
+    ours, theirs = pty.openpty()
+    command = [sys.executable, ROOT / "sniff.py", *LO, "--top", FILTER]
+    with subprocess.Popen(
+        command, stdout=theirs, stderr=subprocess.PIPE, env=os.environ | {"TERM": "xterm"}
+    ) as process:
+        os.close(theirs)
+        process.stderr.readline()
+        drawn = b""
+        while drawn.count(b"\x1b[H\x1b[J") < 2:
+            send(2)
+            drawn += os.read(ours, 65_536)
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    os.close(ours)
+    assert b"127.0.0.1" in drawn
+    assert process.returncode == 0
 
 
 @root_on_linux
