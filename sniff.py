@@ -107,8 +107,8 @@ ICMP6_CODES = {
 BITS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR", "AE")  # RFC 9293 section 3.1, RFC 9768
 FLAGS = [", ".join(name for bit, name in enumerate(BITS) if bits >> bit & 1) or "none" for bits in range(512)]
 NOTES = {
-    "flags": " [{}]", "info": " {}", "vlan": " vlan {}", "fragment": " fragment at {}",
-    "truncated": " [truncated]", "malformed": " [malformed]",
+    "flags": " [%s]", "info": " %s", "vlan": " vlan %s", "fragment": " fragment at %s",
+    "truncated": " [truncated]%.0s", "malformed": " [malformed]%.0s",
 }  # fmt: skip
 PCAPNG = b"\n\r\r\n"
 # Of pcap, in either byte order: microseconds, nanoseconds
@@ -116,10 +116,7 @@ MAGICS = {
     b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
     b"\x4d\x3c\xb2\xa1": ("<", 1), b"\xa1\xb2\x3c\x4d": (">", 1),
 }  # fmt: skip
-NOT_ROOT = (
-    "capturing needs root: use sudo, or, once, setcap cap_net_raw=ep on the file of this Python, "
-    "which lets every script of every user capture"
-)
+NOT_ROOT = "it needs root: use sudo; or setcap cap_net_raw=ep PYTHON, once, and any script of any user may capture"
 DOTS = bytes(byte if 32 <= byte < 127 else ord(".") for byte in range(256))
 
 Found = dict[str, Any]  # what is known of a packet: the names are Packet's
@@ -327,7 +324,7 @@ def format_line(record: Record, found: Found) -> str:
     time_ns, length, _, interface, _ = record
     second, fraction = divmod(time_ns, NANO)
     get = found.get
-    notes = "".join([NOTES[key].format(found[key]) for key in found if key in NOTES])
+    notes = "".join([NOTES[key] % found[key] for key in found if key in NOTES])
     where = f" {printable(interface)}" if interface else ""
     way = conversation(get("src"), get("dst"), get("sport"), get("dport"))
     return f"{clock(second)}.{fraction // 1000:06d}{where} {found['proto']}{way} {length} bytes{notes}\n"
@@ -446,6 +443,7 @@ class Stop:
         self._waker.close()
 
 
+@lru_cache(16)
 def compile_filter(expression: str, linktype: int) -> Callable[[bytes, int], int]:
     """A function of a frame and its length that runs a BPF expression in libpcap. Raises CaptureError."""
     from scapy.arch.common import compile_filter
@@ -476,8 +474,8 @@ class CaptureFile:
     def __init__(self, path: str, expression: str, stop: Stop) -> None:
         self._file = io.FileIO(0 if path == "-" else path, closefd=path != "-")
         self._stop = None if os.path.isfile(path) else stop  # a pipe may have nothing to read for long
-        self._expression, self._filters = expression, dict[int, Callable[[bytes, int], int]]()
-        self._order, self._interfaces = "<", list[tuple[int, int]]()
+        self._expression, self._order, self._interfaces = expression, "<", list[tuple[int, int]]()
+        self._next: Callable[[bytes, int, list[Record]], int] = self._block
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self.close)
             self._begin()
@@ -487,16 +485,15 @@ class CaptureFile:
         """Read what the file begins with."""
         self._chunks = self._unpacked()
         self._data = next((data for data in itertools.accumulate(self._chunks) if len(data) >= 24), b"")
-        self._next = self._block
         if self._data[:4] != PCAPNG:
             self._next, magic = self._record, MAGICS.get(self._data[:4])
-            if magic is None:
+            if not magic:
                 raise CaptureError("no capture file: neither pcap nor pcapng")
             self._order, self._scale = magic
             self.nano, self._numbers = self._scale == 1, struct.Struct(self._order + "IIII").unpack_from
             self.linktype = struct.unpack_from(self._order + "I", self._data, 20)[0] & 0x0FFFFFFF
             self._data = self._data[24:]
-            self._wanted((0, 0, self.linktype, None, b""))  # a bad filter is told at once
+            self._choose([(0, 0, self.linktype, None, b"")])  # a bad filter is told at once
 
     def batches(self) -> Iterator[list[Record]]:
         data = self._data
@@ -509,15 +506,13 @@ class CaptureFile:
             except (struct.error, IndexError):
                 raise CaptureError("the file is damaged") from None
             data = data[at:]
-            yield [*filter(self._wanted, batch)] if self._expression else batch
+            yield self._choose(batch)
         if data:
             raise CaptureError("the file is cut off in the middle of a packet")
 
-    def _wanted(self, record: Record) -> int:
-        _, length, linktype, _, frame = record
-        if self._expression and linktype not in self._filters:
-            self._filters[linktype] = compile_filter(self._expression, linktype)
-        return not self._expression or self._filters[linktype](frame, length)
+    def _choose(self, batch: list[Record]) -> list[Record]:
+        what = self._expression
+        return [each for each in batch if compile_filter(what, each[2])(each[4], each[1])] if what else batch
 
     def _unpacked(self) -> Iterator[bytes]:
         """What is in the file, as it comes."""
@@ -550,7 +545,7 @@ class CaptureFile:
         if len(data) < at + 16:
             return 0
         second, fraction, kept, length = self._numbers(data, at)
-        end = at + 16 + kept
+        end: int = at + 16 + kept
         if kept > MAX_RECORD_BYTES:
             raise IndexError
         if len(data) < end:
@@ -683,9 +678,7 @@ class Live:
         self._dropped = 0  # not counted: what came before there was a filter and a buffer
 
     def _open_elsewhere(self, expression: str, _: int) -> None:
-        from scapy.config import conf
-
-        self._opened = self._socket = conf.L2listen(iface=self.interface, filter=expression or None)
+        self._opened = self._socket = scapy_conf().L2listen(iface=self.interface, filter=expression or None)
         self.linktype = 0 if re.match("lo|utun|gif", self.interface) else ETHERNET
 
     def batches(self) -> Iterator[list[Record]]:
@@ -762,12 +755,17 @@ def index_of(interface: str) -> int:
     return 0  # it is gone
 
 
-def pick_interface(wanted: str | None) -> str:
-    """The name of an interface there is; without a wish, that of the default route."""
-    import scapy.route  # noqa: F401 - it fills in conf.iface
+def scapy_conf() -> Any:
+    """scapy's settings: `ifaces`, those there are now, and `iface`, the default route's."""
+    import scapy.route  # noqa: F401 - it fills in iface
     from scapy.config import conf
 
     conf.ifaces.reload()
+    return conf
+
+
+def pick_interface(wanted: str | None) -> str:
+    conf = scapy_conf()
     names = [*conf.ifaces.keys(), *["any"] * ON_LINUX]
     if wanted is not None and wanted not in names:
         raise CaptureError(f"no interface {printable(wanted)}; there are: {printable(', '.join(names))}")
@@ -873,9 +871,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def list_interfaces() -> None:
-    import scapy.route  # noqa: F401 - it fills in conf.iface
-    from scapy.config import conf
-
+    conf = scapy_conf()
     for each in conf.ifaces.values():
         addresses = ", ".join(address for family in each.ips.values() for address in family)
         default = " (default)" if each.name == str(conf.iface) else ""

@@ -489,7 +489,7 @@ def test_wrong_flags_are_status_2(run, flags):
     assert run("sniff.py", *flags)[0] == 2
 
 
-def test_the_ten_line_sniffer_is_blind_to_ipv6_and_prints_what_the_wire_says(run, tmp_path):
+def test_ten_lines_are_blind_to_ipv6_and_print_what_the_wire_says(run, tmp_path):
     bad = raw(ETHER / V4 / UDP(sport=7777, dport=7777) / b"\x1b[31mred")
     path = pcap(tmp_path / "a.pcap", [bad, raw(ETHER / V6 / UDP(sport=1, dport=2)), raw(OTHERS["ARP who-has"])])
     ignored = ["DeprecationWarning"]
@@ -581,7 +581,7 @@ def wait_for_size(path, size):
 
 
 @root_on_linux
-def test_the_ten_line_sniffer_stays_root(script):
+def test_ten_lines_stay_root(script):
     process = script(TEN_LINES, "lo", ignored=["DeprecationWarning"])
     process.stdout.readline()
     with open(f"/proc/{process.pid}/status") as file:
