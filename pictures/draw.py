@@ -47,7 +47,7 @@ def shown(*command, env=None):
 
 def without_what_was_overwritten(text):
     """The last state of each line, as progress and tables drawn in place leave it."""
-    text = text.rpartition("\x1b[2J")[2].replace("\r\n", "\n")
+    text = re.split(r"\x1b\[H\x1b\[J", text)[-1].replace("\r\n", "\n")
     return "\n".join(re.split(r"\r(?:\x1b\[K)?", line)[-1] for line in text.split("\n"))
 
 
@@ -84,7 +84,26 @@ def weather():
     return f"$ python3 weather.py Paris --forecast 7\n{text}"
 
 
-SCENES = {"servers": servers, "async_client": async_client, "weather": weather}
+def sniff():
+    """Both servers and their clients, on loopback; needs root."""
+    with running("tcp_server.py", "--echo", "-q"), running("udp_server.py", "-q", "--port", "5353"):
+        threading.Thread(target=talk).start()
+        text = shown("sniff.py", "-i", "lo", "--top", "--duration", "4")
+    return f"$ sudo python3 sniff.py -i lo --top\n{text}"
+
+
+def talk():
+    time.sleep(1.5)  # until the sniffer listens: it says so on the terminal, not here
+    quiet = {"cwd": ROOT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    for command in (
+        ["async_client.py", "-n", "200", "-r", "4", "--message", "x" * 100],
+        ["async_client.py", "--host", "127.0.0.2", "-n", "200", "--port", "12345"],
+        *(["udp_server.py", "--port", "5353", "--send", "x" * size] for size in (100, 1_000, 10_000, 60_000)),
+    ):
+        subprocess.run([sys.executable, *command], **quiet)
+
+
+SCENES = {"servers": servers, "async_client": async_client, "weather": weather, "sniff": sniff}
 
 
 def draw(name):
