@@ -30,6 +30,7 @@ what the ten-line version gets wrong:
 import argparse
 import contextlib
 import ctypes
+import gzip
 import io
 import itertools
 import json
@@ -45,7 +46,7 @@ import struct
 import sys
 import time
 import zlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -54,55 +55,43 @@ from typing import Any
 __all__ = ["CaptureError", "Packet", "capture", "decode", "read"]
 
 PROGRAM = os.path.basename(__file__)
-CHUNK_BYTES = 65_536  # of a file at once: some hundred packets, and as many lines in one write
-MAX_RECORD_BYTES = 16_777_216  # of a file: a longer one is damaged
-MAX_FRAME_BYTES = 66_000  # over the largest frame of the loopback interface, 65,550
-BATCH = 512  # packets from a socket before their lines are written
+BATCH = 512  # packets whose lines are written at once
 TICK_S = 1.0  # how often --top is drawn, and drops are looked for
-WARN_S = 3.0  # between two warnings of drops
 KEPT_COUNTS = 20_000  # addresses and conversations that --top remembers: half as many after a thinning
-DAY_S = 86_400.0
 ON_LINUX = sys.platform == "linux"
 NANO = 1_000_000_000
 
 # Numbers of Linux that the socket module does not name (packet(7); include/uapi/linux/if_packet.h, if_arp.h).
 SOL_PACKET, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING = 263, 6, 8, 23
 SO_RCVBUFFORCE, SO_TIMESTAMPNS, ARPHRD_LOOPBACK, OUTGOING = 33, 35, 772, 4
-VLAN_VALID, TPID_VALID = 0x10, 0x40
 
 # Link types (https://www.tcpdump.org/linktypes.html), Ethernet types, IP protocols, ICMP types (IANA's registries)
-ETHERNET, RAW, SLL2 = 1, 101, 276
+ETHERNET, RAW = 1, 101
 IPV4, IPV6, ARP, VLANS = 0x0800, 0x86DD, 0x0806, (0x8100, 0x88A8, 0x9100)
-ETHERTYPES = {0x88CC: "LLDP", 0x888E: "EAPOL", 0x8847: "MPLS", 0x8863: "PPPoE-D", 0x8864: "PPPoE", 0x88F7: "PTP"}
+ETHERTYPES = {
+    IPV4: "IPv4", IPV6: "IPv6", ARP: "ARP", 0x8847: "MPLS", 0x8863: "PPPoE-D", 0x8864: "PPPoE", 0x888E: "EAPOL",
+    0x88CC: "LLDP", 0x88F7: "PTP",
+}  # fmt: skip
 PROTOCOLS = {
     1: "ICMP", 2: "IGMP", 4: "IPIP", 6: "TCP", 17: "UDP", 41: "IPv6-in-IP", 47: "GRE", 50: "ESP", 51: "AH",
     58: "ICMPv6", 89: "OSPF", 103: "PIM", 112: "VRRP", 132: "SCTP", 136: "UDPLite",
 }  # fmt: skip
-WITH_PORTS = (6, 17, 132, 136)
-EXTENSIONS = (0, 43, 44, 51, 60, 135)  # of IPv6; 44 is a fragment's, 51 counts its length otherwise
-ICMP = {
-    0: "echo reply", 3: "unreachable", 4: "source quench", 5: "redirect", 8: "echo request",
-    9: "router advertisement", 10: "router solicitation", 11: "time exceeded", 12: "parameter problem",
+ICMP = {  # the type, and its codes from 0
+    0: "echo reply", 4: "source quench", 5: "redirect: network, host, service and network, service and host",
+    3: "unreachable: network, host, protocol, port, fragmentation needed, source route failed, network unknown, "
+       "host unknown, source isolated, network prohibited, host prohibited, network for this service, "
+       "host for this service, administratively prohibited, host precedence, precedence cutoff",
+    8: "echo request", 9: "router advertisement", 10: "router solicitation",
+    11: "time exceeded: in transit, in reassembly", 12: "parameter problem: pointer, missing option, bad length",
     13: "timestamp request", 14: "timestamp reply", 17: "address mask request", 18: "address mask reply",
 }  # fmt: skip
 ICMP6 = {
-    1: "unreachable", 2: "packet too big", 3: "time exceeded", 4: "parameter problem", 128: "echo request",
-    129: "echo reply", 130: "listener query", 131: "listener report", 132: "listener done",
-    133: "router solicitation", 134: "router advertisement", 135: "neighbor solicitation",
-    136: "neighbor advertisement", 137: "redirect", 143: "listener report v2",
-}  # fmt: skip
-ICMP_CODES = {
-    3: ["network", "host", "protocol", "port", "fragmentation needed", "source route failed", "network unknown",
-        "host unknown", "source isolated", "network prohibited", "host prohibited", "network for this service",
-        "host for this service", "administratively prohibited", "host precedence", "precedence cutoff"],
-    5: ["network", "host", "service and network", "service and host"],
-    11: ["in transit", "in reassembly"],
-    12: ["pointer", "missing option", "bad length"],
-}  # fmt: skip
-ICMP6_CODES = {
-    1: ["no route", "administratively prohibited", "beyond scope", "address", "port", "policy", "route rejected"],
-    3: ["in transit", "in reassembly"],
-    4: ["header field", "next header", "option"],
+    1: "unreachable: no route, administratively prohibited, beyond scope, address, port, policy, route rejected",
+    2: "packet too big", 3: "time exceeded: in transit, in reassembly",
+    4: "parameter problem: header field, next header, option", 128: "echo request", 129: "echo reply",
+    130: "listener query", 131: "listener report", 132: "listener done", 133: "router solicitation",
+    134: "router advertisement", 135: "neighbor solicitation", 136: "neighbor advertisement", 137: "redirect",
+    143: "listener report v2",
 }  # fmt: skip
 BITS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR", "AE")  # RFC 9293 section 3.1, RFC 9768
 FLAGS = [", ".join(name for bit, name in enumerate(BITS) if bits >> bit & 1) or "none" for bits in range(512)]
@@ -111,12 +100,9 @@ NOTES = {
     "truncated": " [truncated]%.0s", "malformed": " [malformed]%.0s",
 }  # fmt: skip
 PCAPNG = b"\n\r\r\n"
-# Of pcap, in either byte order: microseconds, nanoseconds
-MAGICS = {
-    b"\xd4\xc3\xb2\xa1": ("<", 1000), b"\xa1\xb2\xc3\xd4": (">", 1000),
-    b"\x4d\x3c\xb2\xa1": ("<", 1), b"\xa1\xb2\x3c\x4d": (">", 1),
-}  # fmt: skip
-NOT_ROOT = "it needs root: use sudo; or setcap cap_net_raw=ep PYTHON, once, and any script of any user may capture"
+# What pcap begins with: its byte order, and nanoseconds in a unit of its times
+UNITS = {0xA1B2C3D4: 1000, 0xA1B23C4D: 1}
+MAGICS = {struct.pack(f"{order}I", magic): (order, UNITS[magic]) for order in "<>" for magic in UNITS}
 DOTS = bytes(byte if 32 <= byte < 127 else ord(".") for byte in range(256))
 
 Found = dict[str, Any]  # what is known of a packet: the names are Packet's
@@ -165,10 +151,11 @@ def decode(
 
 def dissect(frame: bytes, linktype: int, length: int) -> Found:
     """What decode() finds, without the Packet: to make one costs as much as all the rest."""
-    found: Found = {"proto": f"link type {linktype}"}
+    link = LINKS.get(linktype)
+    found: Found = {"proto": link[0] if link else f"link type {linktype}"}
     try:
-        if linktype in LINKS:
-            LINKS[linktype](found, frame)
+        if link:
+            link[1](found, frame)
     except (struct.error, IndexError, ValueError):
         found["malformed"] = True
     if len(frame) < length:
@@ -184,7 +171,6 @@ take_tcp, take_udp = struct.Struct("!12xH6x").unpack_from, struct.Struct("!4xHxx
 
 def typed(kind_at: int, size: int, found: Found, frame: bytes) -> None:
     """A link layer of so many bytes, which has an Ethernet type."""
-    found["proto"] = "Ethernet" if size == 14 else "cooked"
     if not network(found, frame, take_16(frame, kind_at)[0], size) and size == 14:
         found["src"], found["dst"] = frame[6:12].hex(":"), frame[:6].hex(":")
 
@@ -193,15 +179,12 @@ def loopback(found: Found, frame: bytes) -> None:
     """BSD's: the address family, in LOOP big-endian, in NULL as in the machine that wrote it."""
     family = max(take_tag(frame))  # the other half is 0
     family = family >> 8 if family > 255 else family
-    found["proto"] = f"family {family}"
-    kind = {2: IPV4, 10: IPV6, 24: IPV6, 28: IPV6, 30: IPV6}.get(family)  # BSDs, macOS and Linux differ
-    if kind:
-        network(found, frame, kind, 4)
+    if family in (2, 10, 24, 28, 30):  # IPv6's differs between BSDs, macOS and Linux
+        network(found, frame, IPV4 if family == 2 else IPV6, 4)
 
 
 def raw_ip(found: Found, frame: bytes) -> None:
-    found["proto"] = "IP"
-    (ipv6 if frame[0] >> 4 == 6 else ipv4)(found, frame, 0)
+    network(found, frame, IPV6 if frame[0] >> 4 == 6 else IPV4, 0)
 
 
 def network(found: Found, frame: bytes, kind: int, at: int) -> bool:
@@ -212,16 +195,14 @@ def network(found: Found, frame: bytes, kind: int, at: int) -> bool:
         tags.append(tag & 0xFFF)
         found["vlan"] = tags if tags[1:] else tags[0]
         at += 4
+    found["proto"] = ETHERTYPES.get(kind) or (f"0x{kind:04x}" if kind >= 0x0600 else "802.3")
     if kind in NETWORKS:
         NETWORKS[kind](found, frame, at)
-    else:
-        found["proto"] = ETHERTYPES.get(kind) or (f"0x{kind:04x}" if kind >= 0x0600 else "802.3")
     return kind in NETWORKS
 
 
 def arp(found: Found, frame: bytes, at: int) -> None:
     """RFC 826, for IPv4."""
-    found["proto"] = "ARP"
     _, kind, long, short, operation = struct.unpack_from("!HHBBH", frame, at)
     found["info"] = f"operation {operation}"
     if (kind, short) == (IPV4, 4):
@@ -233,13 +214,11 @@ def arp(found: Found, frame: bytes, at: int) -> None:
 
 
 def ipv4(found: Found, frame: bytes, at: int) -> None:
-    found["proto"] = "IPv4"
     first, total, fragment, protocol = take_ipv4(frame, at)
-    start, end = at + (first & 15) * 4, at + total
-    if first >> 4 != 4 or start < at + 20 or 0 < end - at < start - at:
+    start = at + (first & 15) * 4
+    end = at + total if total else len(frame)  # larger than the field can say, before segmentation offload
+    if first >> 4 != 4 or start < at + 20 or (total and end < start):
         raise ValueError
-    if not total:
-        end = len(frame)  # larger than the field can say, before segmentation offload
     if fragment & 0x3FFF:
         found["fragment"] = (fragment & 0x1FFF) * 8
     transport(found, frame[:end], frame[at + 12 : at + 20], protocol, start, end)
@@ -247,14 +226,13 @@ def ipv4(found: Found, frame: bytes, at: int) -> None:
 
 def ipv6(found: Found, frame: bytes, at: int) -> None:
     """RFC 8200, through the extension headers."""
-    found["proto"] = "IPv6"
     first, total, protocol = take_ipv6(frame, at)
     addresses, at = frame[at + 8 : at + 40], at + 40
     if first >> 4 != 6:
         raise ValueError
     found.update(ends(addresses, b""))
     end = at + total if total else len(frame)  # a jumbogram, or as above
-    while protocol in EXTENSIONS and not found.get("fragment"):
+    while protocol in (0, 43, 44, 51, 60, 135) and not found.get("fragment"):
         following, size = struct.unpack_from("!BB", frame, at)
         if protocol == 44:
             found["fragment"] = take_16(frame, at + 2)[0] & 0xFFF8
@@ -266,14 +244,11 @@ def ipv6(found: Found, frame: bytes, at: int) -> None:
 
 def transport(found: Found, packet: bytes, addresses: bytes, protocol: int, at: int, end: int) -> None:
     """What IP carries. Only a packet's first fragment has ports."""
-    found["proto"] = PROTOCOLS.get(protocol) or f"IP protocol {protocol}"
+    found["proto"], begins = PROTOCOLS.get(protocol) or f"IP protocol {protocol}", not found.get("fragment")
     if len(packet) < end:
         found["malformed"] = True
-    if found.get("fragment"):
-        found.update(ends(addresses, b""))
-        return
-    found.update(ends(addresses, packet[at : at + 4] if protocol in WITH_PORTS else b""))
-    if protocol in TRANSPORTS:
+    found.update(ends(addresses, packet[at : at + 4] if begins and protocol in (6, 17, 132, 136) else b""))
+    if begins and protocol in TRANSPORTS:
         TRANSPORTS[protocol](found, packet, at)
 
 
@@ -300,30 +275,31 @@ def udp(found: Found, packet: bytes, at: int) -> None:
         raise ValueError
 
 
-def icmp(names: dict[int, str], codes: dict[int, list[str]], found: Found, packet: bytes, at: int) -> None:
+def icmp(names: dict[int, str], found: Found, packet: bytes, at: int) -> None:
     kind, code = struct.unpack_from("!BBxx", packet, at)
-    found["info"] = names.get(kind, f"type {kind}")
-    if code < len(codes.get(kind, "")):
-        found["info"] += f", {codes[kind][code]}"
-    elif code:
-        found["info"] += f", code {code}"
+    found["info"], _, codes = names.get(kind, f"type {kind}").partition(": ")
+    known = codes.split(", ") if codes else []
+    if known or code:
+        found["info"] += f", {known[code]}" if code < len(known) else f", code {code}"
 
 
-TRANSPORTS: dict[int, Callable[[Found, bytes, int], None]] = {6: tcp, 17: udp, 136: udp}
-TRANSPORTS |= {1: partial(icmp, ICMP, ICMP_CODES), 58: partial(icmp, ICMP6, ICMP6_CODES)}
+TRANSPORTS: dict[int, Callable[[Found, bytes, int], None]] = {
+    1: partial(icmp, ICMP), 6: tcp, 17: udp, 58: partial(icmp, ICMP6), 136: udp,
+}  # fmt: skip
 NETWORKS = {IPV4: ipv4, IPV6: ipv6, ARP: arp}
-LINKS: dict[int, Callable[[Found, bytes], None]] = {
-    ETHERNET: partial(typed, 12, 14), 113: partial(typed, 14, 16), SLL2: partial(typed, 0, 20),
-    0: loopback, 108: loopback, 12: raw_ip, 14: raw_ip, RAW: raw_ip,
-    228: lambda found, frame: ipv4(found, frame, 0), 229: lambda found, frame: ipv6(found, frame, 0),
+LINKS: dict[int, tuple[str, Callable[[Found, bytes], object]]] = {
+    ETHERNET: ("Ethernet", partial(typed, 12, 14)),
+    113: ("cooked", partial(typed, 14, 16)), 276: ("cooked", partial(typed, 0, 20)),
+    0: ("BSD loopback", loopback), 108: ("BSD loopback", loopback),
+    12: ("IP", raw_ip), 14: ("IP", raw_ip), RAW: ("IP", raw_ip),
+    228: ("IPv4", partial(network, kind=IPV4, at=0)), 229: ("IPv6", partial(network, kind=IPV6, at=0)),
 }  # fmt: skip
 
 
 def format_line(record: Record, found: Found) -> str:
     """A packet as a person reads it. Nothing in `found` comes from the wire but numbers and what we call them."""
-    time_ns, length, _, interface, _ = record
+    (time_ns, length, _, interface, _), get = record, found.get
     second, fraction = divmod(time_ns, NANO)
-    get = found.get
     notes = "".join([NOTES[key] % found[key] for key in found if key in NOTES])
     where = f" {printable(interface)}" if interface else ""
     way = conversation(get("src"), get("dst"), get("sport"), get("dport"))
@@ -339,10 +315,7 @@ def conversation(src: str | None, dst: str | None, sport: int | None, dport: int
 
 @lru_cache(64)
 def clock(second: int) -> str:
-    try:
-        return time.strftime("%H:%M:%S", time.localtime(second))
-    except (ValueError, OverflowError, OSError):
-        return str(second)  # a file may say any time
+    return time.strftime("%H:%M:%S", time.localtime(min(second, 1 << 34)))  # a file may say any time
 
 
 def format_address(address: tuple[Any, ...]) -> str:
@@ -357,8 +330,9 @@ def printable(text: str) -> str:
 
 
 def to_json(record: Record, found: Found) -> str:
-    named = {"interface": record[3]} if record[3] else {}
-    return json.dumps({"time": record[0] / NANO, "length": record[1], **found, **named}) + "\n"
+    time_ns, length, _, interface, _ = record
+    named = {"interface": interface} if interface else {}
+    return json.dumps({"time": time_ns / NANO, "length": length, **found, **named}) + "\n"
 
 
 def as_hex(frame: bytes) -> str:
@@ -382,11 +356,10 @@ def as_dissected(linktype: int, frame: bytes) -> str:
 
 
 class Top:
-    """Packets and bytes by protocol, address and conversation; when there are too many, those of fewest bytes go."""
+    """Bytes and packets by protocol, address and conversation; when there are too many, those of fewest bytes go."""
 
     def __init__(self) -> None:
-        self._packets: Counter[tuple[str, str]] = Counter()
-        self._bytes: Counter[tuple[str, str]] = Counter()
+        self._counts: dict[tuple[str, str], list[int]] = {}
 
     def add(self, found: Found, length: int) -> None:
         proto, src, dst = found["proto"], found.get("src"), found.get("dst")
@@ -395,66 +368,51 @@ class Top:
             keys += [("address", each) for each in {src, dst}]
             keys.append(("conversation", f"{proto} {' <> '.join(sorted((src, dst)))}"))
         for key in keys:
-            self._packets[key] += 1
-            self._bytes[key] += length
-        if len(self._bytes) > KEPT_COUNTS:
-            self._bytes = Counter(dict(self._bytes.most_common(KEPT_COUNTS // 2)))
-            self._packets = Counter({key: self._packets[key] for key in self._bytes})
+            count = self._counts.setdefault(key, [0, 0])
+            count[0] += length
+            count[1] += 1
+        if len(self._counts) > KEPT_COUNTS:
+            self._counts = dict(self._sorted()[: KEPT_COUNTS // 2])
+
+    def _sorted(self) -> list[tuple[tuple[str, str], list[int]]]:
+        return sorted(self._counts.items(), key=lambda item: -item[1][0])
 
     def table(self, size: os.terminal_size) -> str:
         """As many rows as fit on the terminal."""
-        rows, text = self._bytes.most_common(), []
+        rows, each, text = self._sorted(), max(1, (size.lines - 5) // 3), []
         for title in ("protocol", "address", "conversation"):
-            shown = [(key, length) for key, length in rows if key[0] == title][: max(1, (size.lines - 5) // 3)]
-            wide = max([36, *(len(name) for (_, name), _ in shown)])
+            shown = [(key[1], count[0], count[1]) for key, count in rows if key[0] == title][:each]
+            wide = max([36, *(len(name) for name, _, _ in shown)])
             text.append(f"{title:{wide}} {'packets':>11} {'bytes':>15}")
-            for key, length in shown:
+            for name, length, packets in shown:
                 bar = "█" * round(length * max(8, size.columns - wide - 30) / (shown[0][1] or 1))
-                text.append(f"{key[1]:{wide}} {self._packets[key]:11,} {length:15,} {bar}")
+                text.append(f"{name:{wide}} {packets:11,} {length:15,} {bar}")
         return "\n".join(text)
 
 
-class Stop:
-    """What ends a capture from outside: a signal, which must wake the one who waits, or the end of --duration."""
+@contextlib.contextmanager
+def explaining() -> Iterator[None]:
+    """Around what scapy opens or compiles: whatever fails is a CaptureError."""
+    from scapy.error import Scapy_Exception
 
-    def __init__(self, duration_s: float | None = None) -> None:
-        self.asked = False
-        self._deadline = None if duration_s is None else time.monotonic() + duration_s
-        self._wake_end, self._waker = socket.socketpair()
-        self._waker.setblocking(False)
-
-    def on_signals(self) -> None:
-        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)  # one just before select() ends it, too
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, self.ask)
-
-    def ask(self, *_: object) -> None:
-        self.asked = True
-
-    def wait(self, source: Any) -> bool:
-        """Wait for a moment; True if `source` can be read."""
-        left_s = TICK_S if self._deadline is None else min(TICK_S, self._deadline - time.monotonic())
-        ready = select.select([source, self._wake_end], [], [], max(0.0, left_s))[0]
-        self.asked = self.asked or left_s <= 0
-        return source in ready
-
-    def close(self) -> None:
-        self._wake_end.close()
-        self._waker.close()
+    try:
+        yield
+    except PermissionError:
+        remedies = "use sudo; or setcap cap_net_raw=ep PYTHON, once, and any script of any user may capture"
+        raise CaptureError(f"it needs root: {remedies}") from None
+    except (Scapy_Exception, ValueError, OSError) as error:
+        raise CaptureError(str(error)) from None
 
 
 @lru_cache(16)
 def compile_filter(expression: str, linktype: int) -> Callable[[bytes, int], int]:
     """A function of a frame and its length that runs a BPF expression in libpcap. Raises CaptureError."""
     from scapy.arch.common import compile_filter
-    from scapy.error import Scapy_Exception
     from scapy.libs.winpcapy import _lib, pcap_pkthdr
 
     skip = 4 if linktype in (0, 108) else 0  # libpcap knows of BSD's families only its own system's
-    try:
+    with explaining():
         program = compile_filter(expression, linktype=12 if skip else linktype)
-    except (Scapy_Exception, OSError, ValueError) as error:
-        raise CaptureError(printable(str(error))) from None
     number, address = ctypes.c_int, ctypes.c_void_p
     run = ctypes.CFUNCTYPE(number, address, address, ctypes.c_char_p)(("pcap_offline_filter", _lib))
     header = pcap_pkthdr()
@@ -466,121 +424,93 @@ def compile_filter(expression: str, linktype: int) -> Callable[[bytes, int], int
     return matches
 
 
+def passing(batch: list[Record], expression: str) -> list[Record]:
+    """What a BPF expression lets through; it is compiled for each link type."""
+    return [each for each in batch if compile_filter(expression, each[2])(each[4], each[1])] if expression else batch
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Around the reading of a file: it, or gzip's data in it, may end or be wrong anywhere."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, struct.error, IndexError) as error:
+        raise CaptureError(getattr(error, "strerror", None) or "the file is cut off or damaged") from None
+
+
 class CaptureFile:
     """A pcap or pcapng file, also one packed by gzip; "-" is standard input. Raises CaptureError and OSError."""
 
-    linktype, nano, interface = -1, False, ""
+    linktype, nano = ETHERNET, False
 
-    def __init__(self, path: str, expression: str, stop: Stop) -> None:
-        self._file = io.FileIO(0 if path == "-" else path, closefd=path != "-")
-        self._stop = None if os.path.isfile(path) else stop  # a pipe may have nothing to read for long
-        self._expression, self._order, self._interfaces = expression, "<", list[tuple[int, int]]()
-        self._next: Callable[[bytes, int, list[Record]], int] = self._block
-        with contextlib.ExitStack() as on_failure:
-            on_failure.callback(self.close)
-            self._begin()
-            on_failure.pop_all()
-
-    def _begin(self) -> None:
-        """Read what the file begins with."""
-        self._chunks = self._unpacked()
-        self._data = next((data for data in itertools.accumulate(self._chunks) if len(data) >= 24), b"")
-        if self._data[:4] != PCAPNG:
-            self._next, magic = self._record, MAGICS.get(self._data[:4])
-            if not magic:
+    def __init__(self, files: contextlib.ExitStack, path: str, expression: str) -> None:
+        raw = io.FileIO(0 if path == "-" else path, closefd=path != "-")
+        self._file: Any = files.enter_context(io.BufferedReader(raw))
+        self._expression = expression
+        self._at_once = BATCH if os.path.isfile(path) else 1  # what comes through a pipe is shown as it comes
+        with reading():
+            if self._file.peek(1)[:1] == b"\x1f":
+                self._file = gzip.GzipFile(fileobj=self._file)
+            magic = self._file.read(4)
+            if magic != PCAPNG and magic not in MAGICS:
                 raise CaptureError("no capture file: neither pcap nor pcapng")
-            self._order, self._scale = magic
-            self.nano, self._numbers = self._scale == 1, struct.Struct(self._order + "IIII").unpack_from
-            self.linktype = struct.unpack_from(self._order + "I", self._data, 20)[0] & 0x0FFFFFFF
-            self._data = self._data[24:]
-            self._choose([(0, 0, self.linktype, None, b"")])  # a bad filter is told at once
+            self._records = self._pcapng() if magic == PCAPNG else self._pcap(*MAGICS[magic])
 
     def batches(self) -> Iterator[list[Record]]:
-        data = self._data
-        for chunk in itertools.chain([b""], self._chunks):
-            data += chunk
-            at, batch = 0, list[Record]()
+        batch = None
+        while batch is None or len(batch) == self._at_once:
+            batch = list[Record]()
             try:
-                while after := self._next(data, at, batch):
-                    at = after
-            except (struct.error, IndexError):
-                raise CaptureError("the file is damaged") from None
-            data = data[at:]
-            yield self._choose(batch)
-        if data:
-            raise CaptureError("the file is cut off in the middle of a packet")
+                with reading():
+                    batch.extend(itertools.islice(self._records, self._at_once))
+            finally:
+                yield passing(batch, self._expression)
 
-    def _choose(self, batch: list[Record]) -> list[Record]:
-        what = self._expression
-        return [each for each in batch if compile_filter(what, each[2])(each[4], each[1])] if what else batch
+    def _take(self, size: int) -> bytes:
+        data = self._file.read(size) if size <= 1 << 24 else b""  # a packet larger than 16 MiB is damage
+        if len(data) < size:
+            raise EOFError
+        return data
 
-    def _unpacked(self) -> Iterator[bytes]:
-        """What is in the file, as it comes."""
-        raw = iter(self._read, b"")
-        head = next((head for head in itertools.accumulate(raw) if len(head) > 1), b"")
-        if head[:2] != b"\x1f\x8b":
-            yield from itertools.chain([head], raw)
-            return
-        unpack = zlib.decompressobj(31)
-        try:
-            for chunk in itertools.chain([head], raw):
-                while chunk:
-                    unpack = zlib.decompressobj(31) if unpack.eof else unpack  # several, one after the other
-                    yield unpack.decompress(chunk, CHUNK_BYTES)
-                    chunk = unpack.unconsumed_tail or unpack.unused_data
-            yield unpack.flush()
-        except zlib.error:
-            raise CaptureError("the file is damaged: gzip cannot unpack it") from None
-        if not unpack.eof:
-            raise CaptureError("the file is cut off")
+    def _pcap(self, order: str, scale: int) -> Iterator[Record]:
+        self.linktype = struct.unpack(order + "16xI", self._take(20))[0] & 0x0FFFFFFF
+        self.nano = scale == 1
+        passing([(0, 0, self.linktype, None, b"")], self._expression)  # a bad filter is told at once
+        return self._pcap_records(struct.Struct(order + "IIII").unpack, scale)
 
-    def _read(self) -> bytes:
-        while self._stop and not self._stop.wait(self._file):
-            if self._stop.asked:
-                return b""
-        return self._file.read(CHUNK_BYTES) or b""
+    def _pcap_records(self, numbers: Callable[[bytes], tuple[int, ...]], scale: int) -> Iterator[Record]:
+        while head := self._file.read(16):
+            second, fraction, kept, length = numbers(head)
+            yield second * NANO + fraction * scale, length, self.linktype, None, self._take(kept)
 
-    def _record(self, data: bytes, at: int, batch: list[Record]) -> int:
-        """Where the record after this one begins, 0 if this one is not all there yet."""
-        if len(data) < at + 16:
-            return 0
-        second, fraction, kept, length = self._numbers(data, at)
-        end: int = at + 16 + kept
-        if kept > MAX_RECORD_BYTES:
-            raise IndexError
-        if len(data) < end:
-            return 0
-        batch.append((second * NANO + fraction * self._scale, length, self.linktype, None, data[at + 16 : end]))
-        return end
+    def _pcapng(self) -> Iterator[Record]:
+        """The packets in a file's blocks (draft-ietf-opsawg-pcapng)."""
+        order, interfaces, head = "<", list[tuple[int, int]](), PCAPNG + self._take(8)
+        while head:
+            if head[:4] == PCAPNG:
+                order, interfaces = "<" if head[8] == 0x4D else ">", []
+            kind, size = struct.unpack_from(order + "II", head)
+            if size < 12 or size % 4:
+                raise EOFError
+            body = (head[8:] + self._take(size - 12))[:-4]
+            if kind == 1:
+                (linktype,) = struct.unpack_from(order + "H", body)
+                interfaces.append((linktype, self._ticks(order, body)))
+            elif kind in (2, 6):  # 2 is obsolete
+                form = order + ("5I" if kind == 6 else "HxxIIII")
+                number, high, low, kept, length = struct.unpack_from(form, body)
+                linktype, ticks = interfaces[number]
+                yield (high << 32 | low) * NANO // ticks, length, linktype, None, body[20 : 20 + kept]
+            elif kind == 3:  # a simple one: no time, and what is not padding is the packet
+                (length,) = struct.unpack_from(order + "I", body)
+                yield 0, length, interfaces[0][0], None, body[4 : 4 + length]
+            head = self._file.read(12)
 
-    def _block(self, data: bytes, at: int, batch: list[Record]) -> int:
-        """The same for pcapng (draft-ietf-opsawg-pcapng)."""
-        if len(data) < at + 12:
-            return 0
-        if data[at : at + 4] == PCAPNG:
-            self._order, self._interfaces = "<" if data[at + 8] == 0x4D else ">", []
-        kind, size = map(int, struct.unpack_from(self._order + "II", data, at))
-        if size < 12 or size % 4 or size > MAX_RECORD_BYTES:
-            raise IndexError
-        if len(data) < at + size:
-            return 0
-        body = data[at + 8 : at + size - 4]
-        if kind == 1:
-            self._interfaces.append((struct.unpack_from(self._order + "H", body)[0], self._ticks(body)))
-        elif kind in (2, 6):  # 2 is obsolete
-            number, high, low, kept, length = struct.unpack_from(self._order + ("5I" if kind == 6 else "HxxIIII"), body)
-            linktype, ticks = self._interfaces[number]
-            batch.append(((high << 32 | low) * NANO // ticks, length, linktype, None, body[20 : 20 + kept]))
-        elif kind == 3:  # a simple one: no time, and what is not padding is the packet
-            length = int(struct.unpack_from(self._order + "I", body)[0])
-            batch.append((0, length, self._interfaces[0][0], None, body[4 : 4 + length]))
-        return at + size
-
-    def _ticks(self, body: bytes) -> int:
+    def _ticks(self, order: str, body: bytes) -> int:
         """In a second, from an interface's options."""
         at, ticks = 8, 1_000_000
         while at + 4 <= len(body):
-            code, size = struct.unpack_from(self._order + "HH", body, at)
+            code, size = struct.unpack_from(order + "HH", body, at)
             if code == 9:
                 ticks = 2 ** (body[at + 4] & 127) if body[at + 4] & 128 else 10 ** body[at + 4]
                 self.nano = self.nano or ticks > 1_000_000
@@ -590,40 +520,35 @@ class CaptureFile:
     def drops(self) -> int:
         return 0
 
-    def close(self) -> None:
-        self._file.close()
-
 
 class CaptureWriter:
     """Writes pcap; whatever happens, the file ends with a whole record."""
 
-    def __init__(self, path: str) -> None:
-        self.file = io.FileIO(1 if path == "-" else path, "w", closefd=path != "-")
+    def __init__(self, files: contextlib.ExitStack, path: str) -> None:
+        self.file = files.enter_context(io.FileIO(1 if path == "-" else path, "w", closefd=path != "-"))
         self._linktype = -1
 
-    def close(self) -> None:
-        self.file.close()
-
     def write(self, batch: list[Record], linktype: int, nano: bool) -> None:
-        data, scale = bytearray(), 1 if nano else 1000
+        data = bytearray()
         if self._linktype < 0:
-            self._linktype = linktype = batch[0][2] if batch else linktype
+            self._linktype, self._scale = batch[0][2] if batch else linktype, 1 if nano else 1000
             magic = 0xA1B23C4D if nano else 0xA1B2C3D4
-            data += struct.pack("<IHHiIII", magic, 2, 4, 0, 0, 262_144, linktype) if linktype >= 0 else b""
-        for time_ns, length, linktype, _, frame in batch:
-            if linktype != self._linktype:
-                raise CaptureError("pcap has one link type a file, and here are more: -r FILTER may choose")
+            data += struct.pack("<IHHiIII", magic, 2, 4, 0, 0, 262_144, self._linktype)
+        alike = [*itertools.takewhile(lambda each: each[2] == self._linktype, batch)]
+        for time_ns, length, _, _, frame in alike:
             second, fraction = divmod(time_ns, NANO)
-            data += struct.pack("<IIII", second & 0xFFFFFFFF, fraction // scale, len(frame), max(length, len(frame)))
-            data += frame
+            times, kept = (second & 0xFFFFFFFF, fraction // self._scale), len(frame)
+            data += struct.pack("<IIII", *times, kept, max(length, kept)) + frame
         self._write(data)
+        if len(alike) < len(batch):
+            raise CaptureError("a pcap file has one link type, and here are several: -i or a filter may choose")
 
     def _write(self, data: bytearray) -> None:
         whole, left = self.file.tell() if self.file.seekable() else 0, memoryview(data)
         try:
             while left:
                 left = left[self.file.write(left) or 0 :]
-        except OSError:
+        except (OSError, KeyboardInterrupt):
             with contextlib.suppress(OSError):  # a device
                 self.file.truncate(whole)
             raise
@@ -632,85 +557,76 @@ class CaptureWriter:
 class Live:
     """An interface, opened by scapy; on Linux, `any` is all of them. Raises CaptureError."""
 
-    nano = False
+    nano, _stopped = False, False
 
-    def __init__(self, interface: str | None, expression: str, buffer_bytes: int, stop: Stop) -> None:
-        from scapy.error import Scapy_Exception
+    def __init__(self, files: contextlib.ExitStack, interface: str | None, expression: str, buffer_bytes: int) -> None:
+        self.interface, self._dropped, self._late = pick_interface(interface), 0, ""
+        self._woken, self._waker = (files.enter_context(end) for end in socket.socketpair())
+        with explaining():
+            (self._open if ON_LINUX else self._open_elsewhere)(files, expression, buffer_bytes)
 
-        self.interface, self._stop, self._dropped = pick_interface(interface), stop, 0
-        self._matches: Callable[[bytes, int], int] | None = None
-        self._socket: Any = None
-        try:
-            with contextlib.ExitStack() as on_failure:
-                on_failure.callback(self.close)
-                (self._open if ON_LINUX else self._open_elsewhere)(expression, buffer_bytes)
-                on_failure.pop_all()
-        except PermissionError:
-            raise CaptureError(NOT_ROOT) from None
-        except (Scapy_Exception, ValueError, OSError) as error:
-            raise CaptureError(printable(str(error))) from None
-
-    def _open(self, expression: str, buffer_bytes: int) -> None:
+    def _open(self, files: contextlib.ExitStack, expression: str, buffer_bytes: int) -> None:
         from scapy.arch.linux import L2ListenSocket
         from scapy.data import ARPHRD_TO_DLT
 
-        # A filter in the kernel sees neither a VLAN tag, which is kept beside the frame, nor an interface's link layer.
-        late = expression and (self.interface == "any" or re.search(r"\bvlan\b", expression))
+        # A filter in the kernel sees neither a VLAN tag, which is kept beside the frame, nor which link type it has.
+        self._late = expression if self.interface == "any" or re.search(r"\bvlan\b", expression) else ""
+        self._socket: Any
         if self.interface == "any":
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+            self._socket = files.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
         else:
-            self._opened: Any = L2ListenSocket(iface=self.interface, filter=None if late else expression or None)
-            self._socket = self._opened.ins
+            opened = L2ListenSocket(iface=self.interface, filter=None if self._late else expression or None)
+            files.callback(opened.close)
+            self._socket = opened.ins
+        known = {
+            each: dlt for each, dlt in ARPHRD_TO_DLT.items() if dlt not in (-1, 12)
+        }  # 12 is raw IP on some systems
+        self._linktype_of = defaultdict(lambda: RAW, known)
         hardware = self._socket.getsockname()[3]
-        self.linktype = SLL2 if self.interface == "any" else ARPHRD_TO_DLT.get(hardware, RAW)
-        self.linktype = RAW if self.linktype == 12 else self.linktype
-        self._matches = compile_filter(expression, self.linktype) if late else None
-        put = self._socket.setsockopt
-        put(SOL_PACKET, PACKET_AUXDATA, 1)
-        put(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        with contextlib.suppress(OSError):  # an old kernel: _receive() leaves out what goes out
-            put(SOL_PACKET, PACKET_IGNORE_OUTGOING, int(hardware == ARPHRD_LOOPBACK))
-        try:
-            put(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
-        except PermissionError:
-            put(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
-        self.drops()
-        self._dropped = 0  # not counted: what came before there was a filter and a buffer
+        self.linktype = ETHERNET if self.interface == "any" else self._linktype_of[hardware]
+        passing([(0, 0, self.linktype, None, b"")], self._late)  # a bad filter is told at once
+        set_options(self._socket, buffer_bytes, hardware == ARPHRD_LOOPBACK)
 
-    def _open_elsewhere(self, expression: str, _: int) -> None:
-        self._opened = self._socket = scapy_conf().L2listen(iface=self.interface, filter=expression or None)
+    def _open_elsewhere(self, files: contextlib.ExitStack, expression: str, _: int) -> None:
+        self._socket = scapy_conf().L2listen(iface=self.interface, filter=expression or None)
+        files.callback(self._socket.close)
         self.linktype = 0 if re.match("lo|utun|gif", self.interface) else ETHERNET
+
+    def stop_on_signals(self, files: contextlib.ExitStack, duration_s: float | None) -> None:
+        """So that what was received is still shown. A signal just before select() ends that, too: by the descriptor."""
+        self._waker.setblocking(False)
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+            files.callback(signal.set_wakeup_fd, -1)
+        on_signals(lambda *_: setattr(self, "_stopped", True), duration_s)
 
     def batches(self) -> Iterator[list[Record]]:
         receive = self._receive if ON_LINUX else self._receive_elsewhere
-        while not self._stop.asked:
+        while not self._stopped:
             try:
                 batch = [*receive()]
             except OSError as error:  # it was switched off, or taken away
                 raise CaptureError(f"{self.interface}: {error.strerror}") from None
-            yield batch
+            yield passing(batch, self._late)
 
     def _receive(self) -> Iterator[Record]:
         """What has arrived, after a moment at the latest."""
-        if not self._stop.wait(self._socket):
+        if self._socket not in select.select([self._socket, self._woken], [], [], TICK_S)[0]:
             return
-        cooks, receive = self.linktype == SLL2, self._socket.recvmsg
         with contextlib.suppress(BlockingIOError):
             for _ in range(BATCH):
-                frame, control, _, address = receive(MAX_FRAME_BYTES, 128, socket.MSG_DONTWAIT)
-                if address[2] == OUTGOING and address[3] == ARPHRD_LOOPBACK:
+                # The largest frame is the loopback interface's, 65,550 bytes.
+                frame, control, _, address = self._socket.recvmsg(66_000, 128, socket.MSG_DONTWAIT)
+                name, _, direction, hardware, _ = address
+                if direction == OUTGOING and hardware == ARPHRD_LOOPBACK:
                     continue  # it comes in again
                 time_ns, length, tag = read_control(control, len(frame))
-                length += 4 if tag else 0
-                if cooks:
-                    frame, length = cook(frame, address, tag), length + 20
-                elif tag:
-                    frame = frame[:12] + tag + frame[12:]
-                if not self._matches or self._matches(frame, length):
-                    yield time_ns, length, self.linktype, address[0] if cooks else None, frame
+                if tag:
+                    frame, length = frame[:12] + tag + frame[12:], length + 4
+                yield time_ns, length, self._linktype_of[hardware], name if self.interface == "any" else None, frame
 
     def _receive_elsewhere(self) -> Iterator[Record]:
-        for each in self._opened.select([self._opened], 0.1):
+        for each in self._socket.select([self._socket], 0.1):
             _, frame, when = each.recv_raw()
             if frame:
                 yield int((when or time.time()) * NANO), len(frame), self.linktype, None, frame
@@ -721,9 +637,18 @@ class Live:
             self._dropped += struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
         return self._dropped
 
-    def close(self) -> None:
-        if self._socket:
-            self._socket.close()
+
+def set_options(opened: socket.socket, buffer_bytes: int, is_loopback: bool) -> None:
+    put = opened.setsockopt
+    put(SOL_PACKET, PACKET_AUXDATA, 1)
+    put(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    with contextlib.suppress(OSError):  # an old kernel: Live leaves out what goes out
+        put(SOL_PACKET, PACKET_IGNORE_OUTGOING, int(is_loopback))
+    try:
+        put(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
+    except PermissionError:
+        put(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+    opened.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)  # its count is from here: there was no such buffer before
 
 
 def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int, int, bytes]:
@@ -732,27 +657,21 @@ def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int,
     for level, kind, data in control:
         if level == SOL_PACKET:  # struct tpacket_auxdata
             status, length, _, _, _, tci, tpid = struct.unpack("IIIHHHH", data)
-            if status & VLAN_VALID:
-                tag = struct.pack("!HH", tpid if status & TPID_VALID else VLANS[0], tci)
+            if status & 0x10:  # TP_STATUS_VLAN_VALID; 0x40 is TP_STATUS_VLAN_TPID_VALID
+                tag = struct.pack("!HH", tpid if status & 0x40 else VLANS[0], tci)
         elif kind == SO_TIMESTAMPNS:
             second, fraction = struct.unpack("ll", data)
             time_ns = second * NANO + fraction
     return time_ns, length, tag
 
 
-def cook(payload: bytes, address: tuple[Any, ...], tag: bytes) -> bytes:
-    """A frame of Linux cooked v2, from a packet and its socket address."""
-    name, protocol, kind, hardware, link = address
-    if tag:
-        protocol, payload = VLANS[0], tag[2:] + struct.pack("!H", protocol) + payload
-    return struct.pack("!HxxIHBB8s", protocol, index_of(name), hardware, kind, len(link), link) + payload
-
-
-@lru_cache(512)
-def index_of(interface: str) -> int:
-    with contextlib.suppress(OSError):
-        return socket.if_nametoindex(interface)
-    return 0  # it is gone
+def on_signals(handler: Any, duration_s: float | None = None) -> None:
+    """Have Ctrl+C, SIGTERM and the end of --duration call the handler."""
+    with contextlib.suppress(ValueError):  # not the main thread, which alone has signals
+        for name in {"SIGINT", "SIGTERM", "SIGALRM"} & {*dir(signal)}:  # Windows has no alarm
+            signal.signal(getattr(signal, name), handler)
+        if duration_s and hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, duration_s)
 
 
 def scapy_conf() -> Any:
@@ -768,14 +687,13 @@ def pick_interface(wanted: str | None) -> str:
     conf = scapy_conf()
     names = [*conf.ifaces.keys(), *["any"] * ON_LINUX]
     if wanted is not None and wanted not in names:
-        raise CaptureError(f"no interface {printable(wanted)}; there are: {printable(', '.join(names))}")
+        raise CaptureError(f"no interface {wanted}; there are: {', '.join(names)}")
     return wanted or str(conf.iface)
 
 
 def packets(source: CaptureFile | Live) -> Iterator[Packet]:
-    with contextlib.closing(source):
-        for time_ns, length, linktype, name, frame in itertools.chain.from_iterable(source.batches()):
-            yield decode(frame, linktype, time=time_ns / NANO, length=length, interface=name)
+    for time_ns, length, linktype, name, frame in itertools.chain.from_iterable(source.batches()):
+        yield decode(frame, linktype, time=time_ns / NANO, length=length, interface=name)
 
 
 def capture(interface: str | None = None, filter: str = "", *, buffer_mib: int = 32) -> Iterator[Packet]:
@@ -783,14 +701,14 @@ def capture(interface: str | None = None, filter: str = "", *, buffer_mib: int =
 
     It does not end by itself: leave the loop, or close() it. Raises CaptureError.
     """
-    with contextlib.closing(Stop()) as stop:
-        yield from packets(Live(interface, filter, buffer_mib << 20, stop))
+    with contextlib.ExitStack() as files:
+        yield from packets(Live(files, interface, filter, buffer_mib << 20))
 
 
 def read(path: str, filter: str = "") -> Iterator[Packet]:
     """The packets of a capture file that a BPF filter lets through. Raises CaptureError and OSError."""
-    with contextlib.closing(Stop()) as stop:
-        yield from packets(CaptureFile(path, filter, stop))
+    with contextlib.ExitStack() as files:
+        yield from packets(CaptureFile(files, path, filter))
 
 
 def drop_privileges(user: str | None, output: CaptureWriter | None) -> str:
@@ -802,7 +720,7 @@ def drop_privileges(user: str | None, output: CaptureWriter | None) -> str:
     try:
         uid, gid = pwd.getpwnam(user)[2:4] if user else (int(os.environ.get(f"SUDO_{id}", 0)) for id in ("UID", "GID"))
     except (KeyError, ValueError):
-        raise CaptureError(f"no user {printable(user or 'SUDO_UID')}") from None
+        raise CaptureError(f"no user {user or 'SUDO_UID'}") from None
     if not uid:
         return ""
     if output and stat.S_ISREG(os.fstat(output.file.fileno()).st_mode):
@@ -840,27 +758,33 @@ def number(kind: type[float], low: float, high: float, text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
 
 
+SWITCHES = {
+    "-D": "list the interfaces",
+    "-v": "below each line, every field that scapy knows; slow",
+    "--json": "print an object a packet",
+    "--top": "count by protocol, address and conversation",
+    "--print": "print the packets with -w or --top, too",
+    "-n": "for tcpdump's habit: names are never looked up",
+}
+
+
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     summary, _, details = (__doc__ or "").partition("\n\n")
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
-    add, seconds = parser.add_argument, partial(number, float, 0.01, DAY_S)
+    add, seconds = parser.add_argument, partial(number, float, 0.01, 86_400)
     add("-i", metavar="IFACE", help="the interface, or any (the default route's)")
     add("-r", metavar="FILE", help="read a capture file instead; - is standard input")
     add("-c", type=partial(number, int, 1, sys.maxsize), metavar="COUNT", help="stop after so many packets")
     add("--duration", type=seconds, metavar="SECONDS", help="stop after so long")
     add("-w", metavar="FILE", help="write the packets to a pcap file; - is standard output")
-    add("-D", action="store_true", help="list the interfaces")
+    for flag, text in SWITCHES.items():
+        add(flag, action="store_true", help=text)
     dumps = parser.add_mutually_exclusive_group()
     dumps.add_argument("-x", action="store_true", help="below each line, the frame in hex and ASCII")
     dumps.add_argument("-A", action="store_true", help="below each line, the frame as text")
-    add("-v", action="store_true", help="below each line, every field that scapy knows; slow")
-    add("--json", action="store_true", help="print an object a packet")
-    add("--top", action="store_true", help="count by protocol, address and conversation")
-    add("--print", action="store_true", help="print the packets with -w or --top, too")
     add("--buffer", type=partial(number, int, 1, 1023), default=32, metavar="MIB", help="of the kernel (%(default)s)")
     add("--user", metavar="NAME", help="whom to become once all is open (with sudo: who called it)")
-    add("-n", action="store_true", help="for tcpdump's habit: names are never looked up")
     add("filter", nargs="*", metavar="FILTER", help="a BPF expression, as in pcap-filter(7)")
     args = parser.parse_args(argv)
     if args.w == "-" and (args.print or args.top):
@@ -886,75 +810,80 @@ def as_shown(args: argparse.Namespace, record: Record, found: Found) -> str:
 
 
 class Output:
-    """Where batches of packets go: lines, the table, the file."""
+    """Where batches of packets go: lines, the table, the file; and what is said of them."""
 
-    def __init__(self, args: argparse.Namespace, writer: CaptureWriter | None) -> None:
-        self.captured, self._writer, self._top = 0, writer, Top() if args.top else None
-        plain = to_json if args.json else format_line
-        self._show = partial(as_shown, args) if args.x or args.A or args.v else plain
+    def __init__(self, args: argparse.Namespace, source: CaptureFile | Live, writer: CaptureWriter | None) -> None:
+        self._args, self._source, self._writer, self._top = args, source, writer, Top() if args.top else None
+        self._show = partial(as_shown, args) if args.x or args.A or args.v else to_json if args.json else format_line
         self._lines = args.print or not (args.top or args.w)
         self._refreshes = args.top and not self._lines and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        self._drawn_at, self._warned_at, self._drops = 0.0, 0.0, 0
+        self._captured, self._looked_at, self._warned_at, self._drops = 0, 0.0, 0.0, 0
+        self._ends_at = time.monotonic() + (args.duration or sys.maxsize)  # for where there is no alarm
 
-    def take(self, batch: list[Record], source: CaptureFile | Live) -> None:
-        self.captured += len(batch)
+    def run(self) -> None:
+        try:
+            for batch in self._source.batches():
+                self._take(batch[: self._args.c - self._captured] if self._args.c else batch)
+                now = time.monotonic()
+                if self._captured == self._args.c or now >= self._ends_at:
+                    break
+                if now - self._looked_at >= TICK_S:
+                    self._looked_at = now
+                    if self._refreshes:
+                        self._draw()
+                    self._warn(now)
+        finally:
+            self._draw()
+            dropped = "" if self._args.r else f"\n{self._source.drops()} packets dropped by kernel"
+            tell(f"{self._captured} packets captured{dropped}")
+
+    def _take(self, batch: list[Record]) -> None:
+        self._captured += len(batch)
         if self._writer:
-            self._writer.write(batch, source.linktype, source.nano)
-        if self._lines or self._top:
-            known = [(record, dissect(record[4], record[2], record[1])) for record in batch]
+            self._writer.write(batch, self._source.linktype, self._source.nano)
+        if not self._lines and not self._top:
+            return
+        known = [(record, dissect(record[4], record[2], record[1])) for record in batch]
+        if self._top:
             for record, found in known:
-                if self._top:
-                    self._top.add(found, record[1])
-            if self._lines and batch:
-                with writing():
-                    print("".join([self._show(*each) for each in known]), end="", flush=True)
-        now = time.monotonic()
-        if self._refreshes and now - self._drawn_at >= TICK_S:
-            self._drawn_at = now
-            self.table()
-        if now - self._warned_at >= WARN_S and (drops := source.drops()) > self._drops:
+                self._top.add(found, record[1])
+        if self._lines and batch:
+            with writing():
+                print("".join([self._show(*each) for each in known]), end="", flush=True)
+
+    def _warn(self, now: float) -> None:
+        if now - self._warned_at >= 3 and (drops := self._source.drops()) > self._drops:
             self._warned_at, self._drops = now, drops
             complain("warning", f"the kernel dropped {drops} packets so far: a filter, -w or --buffer may help")
 
-    def table(self) -> None:
+    def _draw(self) -> None:
         if self._top:
             with writing():
                 start = "\x1b[H\x1b[J" if self._refreshes else ""
                 print(start + self._top.table(shutil.get_terminal_size()), flush=True)
 
 
-def run(args: argparse.Namespace, stop: Stop) -> None:
-    expression, on_stderr = " ".join(args.filter), dict[str, Any](file=sys.stderr, flush=True)
+def tell(message: str) -> None:
+    if sys.stderr:
+        with contextlib.suppress(OSError):
+            print(message, file=sys.stderr, flush=True)
+
+
+def run(args: argparse.Namespace) -> None:
+    expression = " ".join(args.filter)
     with contextlib.ExitStack() as files:
-        source: CaptureFile | Live
-        source = CaptureFile(args.r, expression, stop) if args.r else Live(args.i, expression, args.buffer << 20, stop)
-        files.callback(source.close)
-        writer = files.enter_context(contextlib.closing(CaptureWriter(args.w))) if args.w else None
+        live = None if args.r else Live(files, args.i, expression, args.buffer << 20)
+        source = live or CaptureFile(files, args.r, expression)
+        writer = CaptureWriter(files, args.w) if args.w else None
         if args.v:
             complain("info", "-v dissects every field of every packet: slow, and packets may be lost")
             as_dissected(RAW, b"")  # loads scapy while it may be read
         if said := drop_privileges(args.user, writer):
             complain("info", said)
-        if not args.r:
-            print(f"Starting packet capture on {source.interface}... Press Ctrl+C to stop.", **on_stderr)
-        output = Output(args, writer)
-        try:
-            for batch in source.batches():
-                output.take(batch[: args.c - output.captured] if args.c else batch, source)
-                if stop.asked or output.captured == args.c:
-                    break
-        finally:
-            output.table()
-            print(f"{output.captured} packets captured", **on_stderr)
-            if not args.r:
-                print(f"{source.drops()} packets dropped by kernel", **on_stderr)
-
-
-def cause(error: Exception, args: argparse.Namespace) -> str:
-    if isinstance(error, CaptureError):
-        return f"{args.r}: {error}" if args.r else str(error)
-    named = getattr(error, "filename", None) or f"cannot write {args.w}"
-    return f"{named}: {getattr(error, 'strerror', error)}"
+        if live:
+            live.stop_on_signals(files, args.duration)
+            tell(f"Starting packet capture on {live.interface}... Press Ctrl+C to stop.")
+        Output(args, source, writer).run()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -962,25 +891,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a letter
     logging.getLogger("scapy.runtime").setLevel(logging.CRITICAL)  # what fails, is said here
-    stop = Stop(args.duration)
+    on_signals(signal.default_int_handler, args.duration if args.r else None)
     try:
-        with contextlib.closing(stop):
-            if args.D:
-                with writing():
-                    list_interfaces()
-                return 0
-            with contextlib.suppress(ValueError):  # not the main thread, which alone has signals
-                stop.on_signals()
-            run(args, stop)
-            return 0
+        if args.D:
+            with writing():
+                list_interfaces()
+        else:
+            run(args)
+        return 0
+    except (KeyboardInterrupt, BrokenPipeError):
+        return 0  # what was to be read or done is not needed any more: a signal, or -w - | head
     except ImportError:
         complain("error", "it needs scapy: pip install scapy")
-    except BrokenPipeError:
-        return 0  # -w - | head
-    except (CaptureError, OSError) as error:
-        if stop.asked and isinstance(error, CaptureError):
-            return 0  # of what comes through a pipe, the rest is missing
-        complain("error", printable(cause(error, args)))
+    except CaptureError as error:
+        complain("error", printable(f"{args.r}: {error}" if args.r else str(error)))
+    except OSError as error:
+        complain("error", printable(f"{error.filename or f'cannot write {args.w}'}: {error.strerror}"))
     return 1
 
 

@@ -242,8 +242,8 @@ def test_dumps_have_a_dot_for_what_is_unprintable():
 
 
 def records(path):
-    with contextlib.closing(sniff.CaptureFile(path, "", None)) as file:
-        return [record for batch in file.batches() for record in batch]
+    with contextlib.ExitStack() as files:
+        return [record for batch in sniff.CaptureFile(files, path, "").batches() for record in batch]
 
 
 def pcap(path, frames, linktype=1, order="<", nano=False):
@@ -438,7 +438,7 @@ def test_top_remembers_a_limited_number():
     top = sniff.Top()
     for number in range(100_000):
         top.add({"proto": "UDP", "src": str(number), "dst": "x"}, number)
-    assert len(top._bytes) <= sniff.KEPT_COUNTS + 4
+    assert len(top._counts) <= sniff.KEPT_COUNTS + 4
     assert "x " in top.table(os.terminal_size((80, 24)))
 
 
@@ -451,13 +451,13 @@ def test_a_full_disk_is_one_error(run, mixed):
 def test_what_was_written_before_the_disk_was_full_is_valid(tmp_path):
     resource = pytest.importorskip("resource")
     path = tmp_path / "out.pcap"
-    writer = sniff.CaptureWriter(path)
     record = (0, 100, 1, None, b"x" * 100)
     before, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, -1))
-        with contextlib.closing(writer):
+        with contextlib.ExitStack() as files:
+            writer = sniff.CaptureWriter(files, path)
             for _ in range(2):
                 writer.write([record] * 3, 1, False)
             with pytest.raises(OSError, match="large"):
@@ -646,6 +646,35 @@ def test_any_names_the_interface_and_filters(script):
 
 
 @root_on_linux
+def test_any_has_frames_as_they_are_and_pcap_one_link_type(script, tmp_path):
+    path, after = tmp_path / "any.pcap", ("-i", "any", "--print", "-w")
+
+    def job():
+        fcntl = pytest.importorskip("fcntl")
+        try:
+            tunnel = os.open("/dev/net/tun", os.O_RDWR)
+        except OSError as error:
+            pytest.skip(f"needs a tunnel device: {error}")
+        fcntl.ioctl(tunnel, 0x400454CA, struct.pack("16sH22x", b"tunnel", 0x1001))  # TUNSETIFF: IFF_TUN, IFF_NO_PI
+        for command in ("addr add 192.0.2.1/24 dev tunnel", "link set tunnel up"):
+            subprocess.run(["ip", *command.split()], check=True)
+        results = []
+        for host in ("127.0.0.1", "192.0.2.2"):
+            process = script("sniff.py", *after, path, "-c", 2, FILTER)
+            process.stderr.readline()
+            send()
+            send(host=host)
+            results.append((process.finish(), [*sniff.read(path)]))
+        os.close(tunnel)
+        return results
+
+    (same, alike), (mixed, before) = in_namespace(job)
+    assert (same[0], [packet.length for packet in alike]) == (0, [44, 44])
+    assert "link type" in one_error(mixed)
+    assert [packet.proto for packet in before] == ["UDP"]
+
+
+@root_on_linux
 def test_the_kernels_drops_are_told(script):
     sniffer = Sniffer(script, "--buffer", 1, FILTER)
     sniffer.process.send_signal(signal.SIGSTOP)
@@ -671,13 +700,9 @@ def test_a_vlan_tag_that_the_kernel_keeps_aside_is_seen_filtered_and_written(tmp
     ]
 
     def job():
-        stop = sniff.Stop()
-        live = sniff.Live("two", f"vlan 5 and udp port {PORT}", 1 << 20, stop)
-        with (
-            contextlib.closing(stop),
-            contextlib.closing(live),
-            contextlib.closing(sniff.CaptureWriter(path)) as writer,
-        ):
+        with contextlib.ExitStack() as files:
+            writer = sniff.CaptureWriter(files, path)
+            live = sniff.Live(files, "two", f"vlan 5 and udp port {PORT}", 1 << 20)
             with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
                 sock.bind(("one", 0))
                 sock.send(raw(ETHER / V4 / UDP(dport=PORT)))
