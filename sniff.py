@@ -391,8 +391,8 @@ class Top:
 
 
 @contextlib.contextmanager
-def explaining() -> Iterator[None]:
-    """Around what scapy opens or compiles: whatever fails is a CaptureError."""
+def explaining(what: str) -> Iterator[None]:
+    """Around what scapy opens or compiles for `what`: whatever fails is a CaptureError."""
     from scapy.error import Scapy_Exception
 
     try:
@@ -401,7 +401,7 @@ def explaining() -> Iterator[None]:
         remedies = "use sudo; or setcap cap_net_raw=ep PYTHON, once, and any script of any user may capture"
         raise CaptureError(f"it needs root: {remedies}") from None
     except (Scapy_Exception, ValueError, OSError) as error:
-        raise CaptureError(str(error)) from None
+        raise CaptureError(f"{what}: {getattr(error, 'strerror', None) or error}") from None
 
 
 @lru_cache(16)
@@ -411,7 +411,7 @@ def compile_filter(expression: str, linktype: int) -> Callable[[bytes, int], int
     from scapy.libs.winpcapy import _lib, pcap_pkthdr
 
     skip = 4 if linktype in (0, 108) else 0  # libpcap knows of BSD's families only its own system's
-    with explaining():
+    with explaining("the filter"):
         program = compile_filter(expression, linktype=12 if skip else linktype)
     number, address = ctypes.c_int, ctypes.c_void_p
     run = ctypes.CFUNCTYPE(number, address, address, ctypes.c_char_p)(("pcap_offline_filter", _lib))
@@ -447,6 +447,8 @@ class CaptureFile:
         raw = io.FileIO(0 if path == "-" else path, closefd=path != "-")
         self._file: Any = files.enter_context(io.BufferedReader(raw))
         self._expression = expression
+        if expression:
+            compile_filter("ip", ETHERNET)  # loads scapy as long as it may be read: see drop_privileges()
         self._at_once = BATCH if os.path.isfile(path) else 1  # what comes through a pipe is shown as it comes
         with reading():
             if self._file.peek(1)[:1] == b"\x1f":
@@ -562,7 +564,7 @@ class Live:
     def __init__(self, files: contextlib.ExitStack, interface: str | None, expression: str, buffer_bytes: int) -> None:
         self.interface, self._dropped, self._late = pick_interface(interface), 0, ""
         self._woken, self._waker = (files.enter_context(end) for end in socket.socketpair())
-        with explaining():
+        with explaining(self.interface):
             (self._open if ON_LINUX else self._open_elsewhere)(files, expression, buffer_bytes)
 
     def _open(self, files: contextlib.ExitStack, expression: str, buffer_bytes: int) -> None:
@@ -570,7 +572,8 @@ class Live:
         from scapy.data import ARPHRD_TO_DLT
 
         # A filter in the kernel sees neither a VLAN tag, which is kept beside the frame, nor which link type it has.
-        self._late = expression if self.interface == "any" or re.search(r"\bvlan\b", expression) else ""
+        self._by_tag = bool(re.search(r"\bvlan\b", expression))
+        self._late = expression if self.interface == "any" or self._by_tag else ""
         self._socket: Any
         if self.interface == "any":
             self._socket = files.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
@@ -578,13 +581,13 @@ class Live:
             opened = L2ListenSocket(iface=self.interface, filter=None if self._late else expression or None)
             files.callback(opened.close)
             self._socket = opened.ins
-        known = {
-            each: dlt for each, dlt in ARPHRD_TO_DLT.items() if dlt not in (-1, 12)
-        }  # 12 is raw IP on some systems
+        # 12 is raw IP, on some systems.
+        known = {each: dlt for each, dlt in ARPHRD_TO_DLT.items() if dlt not in (-1, 12)}
         self._linktype_of = defaultdict(lambda: RAW, known)
         hardware = self._socket.getsockname()[3]
         self.linktype = ETHERNET if self.interface == "any" else self._linktype_of[hardware]
-        passing([(0, 0, self.linktype, None, b"")], self._late)  # a bad filter is told at once
+        if self._late:
+            compile_filter(self._late, self.linktype)  # a bad filter is told at once
         set_options(self._socket, buffer_bytes, hardware == ARPHRD_LOOPBACK)
 
     def _open_elsewhere(self, files: contextlib.ExitStack, expression: str, _: int) -> None:
@@ -607,7 +610,7 @@ class Live:
                 batch = [*receive()]
             except OSError as error:  # it was switched off, or taken away
                 raise CaptureError(f"{self.interface}: {error.strerror}") from None
-            yield passing(batch, self._late)
+            yield batch
 
     def _receive(self) -> Iterator[Record]:
         """What has arrived, after a moment at the latest."""
@@ -620,10 +623,12 @@ class Live:
                 name, _, direction, hardware, _ = address
                 if direction == OUTGOING and hardware == ARPHRD_LOOPBACK:
                     continue  # it comes in again
+                linktype, shown = self._linktype_of[hardware], name if self.interface == "any" else None
                 time_ns, length, tag = read_control(control, len(frame))
-                if tag:
-                    frame, length = frame[:12] + tag + frame[12:], length + 4
-                yield time_ns, length, self._linktype_of[hardware], name if self.interface == "any" else None, frame
+                whole = frame[:12] + tag + frame[12:] if tag else frame
+                judged = whole if self._by_tag else frame  # without one, as in the kernel
+                if not self._late or compile_filter(self._late, linktype)(judged, length):
+                    yield time_ns, length + len(tag), linktype, shown, whole
 
     def _receive_elsewhere(self) -> Iterator[Record]:
         for each in self._socket.select([self._socket], 0.1):
@@ -723,6 +728,7 @@ def drop_privileges(user: str | None, output: CaptureWriter | None) -> str:
         raise CaptureError(f"no user {user or 'SUDO_UID'}") from None
     if not uid:
         return ""
+    printable("\0")  # loads its codec: that user may not be allowed to read this Python's files
     if output and stat.S_ISREG(os.fstat(output.file.fileno()).st_mode):
         os.fchown(output.file.fileno(), uid, gid)
     os.setgroups([])

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gzip
+import itertools
 import json
 import os
 import pty
@@ -581,6 +582,14 @@ def wait_for_size(path, size):
 
 
 @root_on_linux
+def test_a_user_who_may_not_read_this_python_can_filter_pcapng(run, tmp_path):
+    path = str(tmp_path / "mixed.pcapng")
+    with PcapNgWriter(path) as writer:
+        writer.write(OTHERS["VLAN"])
+    assert "UDP" in lines(run("sniff.py", "-r", path, "--user", "nobody", "vlan 5"))[0]
+
+
+@root_on_linux
 def test_ten_lines_stay_root(script):
     process = script(TEN_LINES, "lo", ignored=["DeprecationWarning"])
     process.stdout.readline()
@@ -699,22 +708,24 @@ def test_a_vlan_tag_that_the_kernel_keeps_aside_is_seen_filtered_and_written(tmp
         "link set two up",
     ]
 
-    def job():
+    def first(interface, expression):
         with contextlib.ExitStack() as files:
             writer = sniff.CaptureWriter(files, path)
-            live = sniff.Live(files, "two", f"vlan 5 and udp port {PORT}", 1 << 20)
+            live = sniff.Live(files, interface, expression, 1 << 20)
             with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
                 sock.bind(("one", 0))
-                sock.send(raw(ETHER / V4 / UDP(dport=PORT)))
+                sock.send(raw(ETHER / V4 / UDP(dport=PORT + 1)))
                 sock.send(raw(ETHER / Dot1Q(vlan=5) / V4 / UDP(dport=PORT) / (b"x" * 10)))
-            batch = next(filter(None, live.batches()))
-            writer.write(batch, live.linktype, False)
-            return batch
+            received = (record for record in itertools.chain.from_iterable(live.batches()) if record[3] != "one")
+            record = next(received)
+            writer.write([record], live.linktype, False)
+            return record
 
-    (record,) = in_namespace(job, *setup)
-    packet = decode(record[4], record[2], length=record[1])
-    assert (packet.vlan, packet.dport, packet.length, packet.truncated) == (5, PORT, 56, False)
-    assert [each.vlan for each in sniff.read(path)] == [5]
+    one = in_namespace(lambda: first("two", f"vlan 5 and udp port {PORT}"), *setup)
+    for record in (one, in_namespace(lambda: first("any", f"udp port {PORT}"), *setup)):
+        packet = decode(record[4], record[2], length=record[1])
+        assert (packet.vlan, packet.dport, packet.length, packet.truncated) == (5, PORT, 56, False)
+        assert [each.vlan for each in sniff.read(path)] == [5]
 
 
 @root_on_linux
