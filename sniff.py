@@ -131,7 +131,7 @@ class Packet:
     dport: int | None = None
     flags: str | None = None
     info: str | None = None
-    vlan: int | list[int] | None = None
+    vlan: int | tuple[int, ...] | None = None
     fragment: int | None = None
     interface: str | None = None
     truncated: bool = False
@@ -193,7 +193,7 @@ def network(found: Found, frame: bytes, kind: int, at: int) -> bool:
     while kind in VLANS:
         tag, kind = take_tag(frame, at)
         tags.append(tag & 0xFFF)
-        found["vlan"] = tags if tags[1:] else tags[0]
+        found["vlan"] = tuple(tags) if tags[1:] else tags[0]
         at += 4
     found["proto"] = ETHERTYPES.get(kind) or (f"0x{kind:04x}" if kind >= 0x0600 else "802.3")
     if kind in NETWORKS:
@@ -231,7 +231,7 @@ def ipv6(found: Found, frame: bytes, at: int) -> None:
     if first >> 4 != 6:
         raise ValueError
     found.update(ends(addresses, b""))
-    end = at + total if total else len(frame)  # a jumbogram, or as above
+    end = at + total if total or protocol else len(frame)  # a jumbogram
     while protocol in (0, 43, 44, 51, 60, 135) and not found.get("fragment"):
         following, size = struct.unpack_from("!BB", frame, at)
         if protocol == 44:
@@ -300,7 +300,7 @@ def format_line(record: Record, found: Found) -> str:
     """A packet as a person reads it. Nothing in `found` comes from the wire but numbers and what we call them."""
     (time_ns, length, _, interface, _), get = record, found.get
     second, fraction = divmod(time_ns, NANO)
-    notes = "".join([NOTES[key] % found[key] for key in found if key in NOTES])
+    notes = "".join([NOTES[key] % (found[key],) for key in found if key in NOTES])
     where = f" {printable(interface)}" if interface else ""
     way = conversation(get("src"), get("dst"), get("sport"), get("dport"))
     return f"{clock(second)}.{fraction // 1000:06d}{where} {found['proto']}{way} {length} bytes{notes}\n"
@@ -382,10 +382,11 @@ class Top:
         rows, each, text = self._sorted(), max(1, (size.lines - 5) // 3), []
         for title in ("protocol", "address", "conversation"):
             shown = [(key[1], count[0], count[1]) for key, count in rows if key[0] == title][:each]
-            wide = max([36, *(len(name) for name, _, _ in shown)])
+            wide = min(max([36, *(len(name) for name, _, _ in shown)]), max(12, size.columns - 40))
             text.append(f"{title:{wide}} {'packets':>11} {'bytes':>15}")
             for name, length, packets in shown:
-                bar = "█" * round(length * max(8, size.columns - wide - 30) / (shown[0][1] or 1))
+                bar = "█" * round(length * max(0, size.columns - wide - 30) / (shown[0][1] or 1))
+                name = name if len(name) <= wide else f"{name[: wide - 1]}…"
                 text.append(f"{name:{wide}} {packets:11,} {length:15,} {bar}")
         return "\n".join(text)
 
@@ -407,18 +408,18 @@ def explaining(what: str) -> Iterator[None]:
 @lru_cache(16)
 def compile_filter(expression: str, linktype: int) -> Callable[[bytes, int], int]:
     """A function of a frame and its length that runs a BPF expression in libpcap. Raises CaptureError."""
-    from scapy.arch.common import compile_filter
-    from scapy.libs.winpcapy import _lib, pcap_pkthdr
-
     skip = 4 if linktype in (0, 108) else 0  # libpcap knows of BSD's families only its own system's
     with explaining("the filter"):
-        program = compile_filter(expression, linktype=12 if skip else linktype)
+        from scapy.arch.common import compile_filter
+        from scapy.libs.winpcapy import _lib, pcap_pkthdr
+
+        program = compile_filter(expression, linktype=12 if skip or linktype == 14 else linktype)
     number, address = ctypes.c_int, ctypes.c_void_p
     run = ctypes.CFUNCTYPE(number, address, address, ctypes.c_char_p)(("pcap_offline_filter", _lib))
     header = pcap_pkthdr()
 
     def matches(frame: bytes, length: int) -> int:
-        header.caplen, header.len = len(frame) - skip, length - skip
+        header.caplen, header.len = len(frame) - skip, length
         return len(frame) >= skip and run(ctypes.byref(program), ctypes.byref(header), frame[skip:])
 
     return matches
@@ -441,14 +442,12 @@ def reading() -> Iterator[None]:
 class CaptureFile:
     """A pcap or pcapng file, also one packed by gzip; "-" is standard input. Raises CaptureError and OSError."""
 
-    linktype, nano = ETHERNET, False
+    linktype, nano = -1, False  # of pcapng, each packet has its own
 
     def __init__(self, files: contextlib.ExitStack, path: str, expression: str) -> None:
         raw = io.FileIO(0 if path == "-" else path, closefd=path != "-")
         self._file: Any = files.enter_context(io.BufferedReader(raw))
         self._expression = expression
-        if expression:
-            compile_filter("ip", ETHERNET)  # loads scapy as long as it may be read: see drop_privileges()
         self._at_once = BATCH if os.path.isfile(path) else 1  # what comes through a pipe is shown as it comes
         with reading():
             if self._file.peek(1)[:1] == b"\x1f":
@@ -457,6 +456,10 @@ class CaptureFile:
             if magic != PCAPNG and magic not in MAGICS:
                 raise CaptureError("no capture file: neither pcap nor pcapng")
             self._records = self._pcapng() if magic == PCAPNG else self._pcap(*MAGICS[magic])
+            if expression:  # a bad one is told at once; and scapy is loaded as long as it may be: see drop_privileges()
+                first = [*itertools.islice(self._records, 1)]
+                passing(first or [(0, 0, max(self.linktype, ETHERNET), None, b"")], expression)
+                self._records = itertools.chain(first, self._records)
 
     def batches(self) -> Iterator[list[Record]]:
         batch = None
@@ -475,9 +478,8 @@ class CaptureFile:
         return data
 
     def _pcap(self, order: str, scale: int) -> Iterator[Record]:
-        self.linktype = struct.unpack(order + "16xI", self._take(20))[0] & 0x0FFFFFFF
+        self.linktype = struct.unpack(order + "16xI", self._take(20))[0] & 0x03FFFFFF
         self.nano = scale == 1
-        passing([(0, 0, self.linktype, None, b"")], self._expression)  # a bad filter is told at once
         return self._pcap_records(struct.Struct(order + "IIII").unpack, scale)
 
     def _pcap_records(self, numbers: Callable[[bytes], tuple[int, ...]], scale: int) -> Iterator[Record]:
@@ -487,7 +489,7 @@ class CaptureFile:
 
     def _pcapng(self) -> Iterator[Record]:
         """The packets in a file's blocks (draft-ietf-opsawg-pcapng)."""
-        order, interfaces, head = "<", list[tuple[int, int]](), PCAPNG + self._take(8)
+        order, interfaces, head = "<", list[tuple[int, int, int, int]](), PCAPNG + self._take(8)
         while head:
             if head[:4] == PCAPNG:
                 order, interfaces = "<" if head[8] == 0x4D else ">", []
@@ -496,28 +498,32 @@ class CaptureFile:
                 raise EOFError
             body = (head[8:] + self._take(size - 12))[:-4]
             if kind == 1:
-                (linktype,) = struct.unpack_from(order + "H", body)
-                interfaces.append((linktype, self._ticks(order, body)))
+                linktype, snaplen = struct.unpack_from(order + "HxxI", body)
+                interfaces.append((linktype, snaplen, *self._clock(order, body)))
             elif kind in (2, 6):  # 2 is obsolete
                 form = order + ("5I" if kind == 6 else "HxxIIII")
                 number, high, low, kept, length = struct.unpack_from(form, body)
-                linktype, ticks = interfaces[number]
-                yield (high << 32 | low) * NANO // ticks, length, linktype, None, body[20 : 20 + kept]
+                linktype, _, ticks, offset_s = interfaces[number]
+                time_ns = (high << 32 | low) * NANO // ticks + offset_s * NANO
+                yield time_ns, length, linktype, None, body[20 : 20 + kept]
             elif kind == 3:  # a simple one: no time, and what is not padding is the packet
                 (length,) = struct.unpack_from(order + "I", body)
-                yield 0, length, interfaces[0][0], None, body[4 : 4 + length]
+                linktype, snaplen = interfaces[0][:2]
+                yield 0, length, linktype, None, body[4 : 4 + min(length, snaplen or length)]
             head = self._file.read(12)
 
-    def _ticks(self, order: str, body: bytes) -> int:
-        """In a second, from an interface's options."""
-        at, ticks = 8, 1_000_000
+    def _clock(self, order: str, body: bytes) -> tuple[int, int]:
+        """From an interface's options, the ticks in a second and what to add, in seconds."""
+        at, ticks, offset_s = 8, 1_000_000, 0
         while at + 4 <= len(body):
             code, size = struct.unpack_from(order + "HH", body, at)
             if code == 9:
                 ticks = 2 ** (body[at + 4] & 127) if body[at + 4] & 128 else 10 ** body[at + 4]
                 self.nano = self.nano or ticks > 1_000_000
+            elif code == 14:
+                (offset_s,) = struct.unpack_from(order + "q", body, at + 4)
             at += 4 + size + -size % 4
-        return ticks
+        return ticks, offset_s
 
     def drops(self) -> int:
         return 0
@@ -534,6 +540,8 @@ class CaptureWriter:
         data = bytearray()
         if self._linktype < 0:
             self._linktype, self._scale = batch[0][2] if batch else linktype, 1 if nano else 1000
+            if self._linktype < 0:
+                return
             magic = 0xA1B23C4D if nano else 0xA1B2C3D4
             data += struct.pack("<IHHiIII", magic, 2, 4, 0, 0, 262_144, self._linktype)
         alike = [*itertools.takewhile(lambda each: each[2] == self._linktype, batch)]
@@ -546,7 +554,7 @@ class CaptureWriter:
             raise CaptureError("a pcap file has one link type, and here are several: -i or a filter may choose")
 
     def _write(self, data: bytearray) -> None:
-        whole, left = self.file.tell() if self.file.seekable() else 0, memoryview(data)
+        whole, left = os.fstat(self.file.fileno()).st_size, memoryview(data)
         try:
             while left:
                 left = left[self.file.write(left) or 0 :]
@@ -601,14 +609,20 @@ class Live:
         with contextlib.suppress(ValueError):  # not the main thread
             signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
             files.callback(signal.set_wakeup_fd, -1)
-        on_signals(lambda *_: setattr(self, "_stopped", True), duration_s)
+        on_signals(self._stop, duration_s)
+
+    def _stop(self, *_: object) -> None:
+        self._stopped = True
+        on_signals(signal.default_int_handler)  # should what reads the lines have stopped: a second one ends at once
 
     def batches(self) -> Iterator[list[Record]]:
         receive = self._receive if ON_LINUX else self._receive_elsewhere
         while not self._stopped:
+            batch = list[Record]()
             try:
-                batch = [*receive()]
+                batch.extend(receive())
             except OSError as error:  # it was switched off, or taken away
+                yield batch
                 raise CaptureError(f"{self.interface}: {error.strerror}") from None
             yield batch
 
@@ -723,13 +737,14 @@ def drop_privileges(user: str | None, output: CaptureWriter | None) -> str:
     import pwd
 
     try:
-        uid, gid = pwd.getpwnam(user)[2:4] if user else (int(os.environ.get(f"SUDO_{id}", 0)) for id in ("UID", "GID"))
-    except (KeyError, ValueError):
+        uid, gid = (pwd.getpwnam(user) if user else pwd.getpwuid(int(os.environ.get("SUDO_UID", 0))))[2:4]
+        gid = gid if user else int(os.environ.get("SUDO_GID", gid))
+    except (KeyError, ValueError, OverflowError):
         raise CaptureError(f"no user {user or 'SUDO_UID'}") from None
     if not uid:
         return ""
     printable("\0")  # loads its codec: that user may not be allowed to read this Python's files
-    if output and stat.S_ISREG(os.fstat(output.file.fileno()).st_mode):
+    if output and output.file.closefd and stat.S_ISREG(os.fstat(output.file.fileno()).st_mode):
         os.fchown(output.file.fileno(), uid, gid)
     os.setgroups([])
     os.setgid(gid)
@@ -795,8 +810,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.w == "-" and (args.print or args.top):
         parser.error("-w - leaves no room for --print and --top")
-    if args.r and (args.i or args.r == args.w != "-"):
-        parser.error("-r goes neither with -i nor with -w to the same file")
+    if args.r is not None and args.i is not None:
+        parser.error("-r does not go with -i")
+    if args.json and (args.x or args.A or args.v or args.top):
+        parser.error("--json leaves no room for -x, -A, -v and --top")
     return args
 
 
@@ -822,12 +839,15 @@ class Output:
         self._args, self._source, self._writer, self._top = args, source, writer, Top() if args.top else None
         self._show = partial(as_shown, args) if args.x or args.A or args.v else to_json if args.json else format_line
         self._lines = args.print or not (args.top or args.w)
-        self._refreshes = args.top and not self._lines and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        self._refreshes = (
+            args.top and not self._lines and sys.stdout and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        )
         self._captured, self._looked_at, self._warned_at, self._drops = 0, 0.0, 0.0, 0
         self._ends_at = time.monotonic() + (args.duration or sys.maxsize)  # for where there is no alarm
 
     def run(self) -> None:
         try:
+            self._take([])  # so that -w has a header
             for batch in self._source.batches():
                 self._take(batch[: self._args.c - self._captured] if self._args.c else batch)
                 now = time.monotonic()
@@ -878,9 +898,11 @@ def tell(message: str) -> None:
 def run(args: argparse.Namespace) -> None:
     expression = " ".join(args.filter)
     with contextlib.ExitStack() as files:
-        live = None if args.r else Live(files, args.i, expression, args.buffer << 20)
+        live = Live(files, args.i, expression, args.buffer << 20) if args.r is None else None
         source = live or CaptureFile(files, args.r, expression)
-        writer = CaptureWriter(files, args.w) if args.w else None
+        if args.r and args.w and os.path.exists(args.w) and os.path.samefile(args.r, args.w):
+            raise CaptureError("-w would overwrite it while it is read")
+        writer = None if args.w is None else CaptureWriter(files, args.w)
         if args.v:
             complain("info", "-v dissects every field of every packet: slow, and packets may be lost")
             as_dissected(RAW, b"")  # loads scapy while it may be read
@@ -888,12 +910,17 @@ def run(args: argparse.Namespace) -> None:
             complain("info", said)
         if live:
             live.stop_on_signals(files, args.duration)
-            tell(f"Starting packet capture on {live.interface}... Press Ctrl+C to stop.")
+            tell(f"Starting packet capture on {printable(live.interface)}... Press Ctrl+C to stop.")
         Output(args, source, writer).run()
+        if writer:
+            writer.write([], ETHERNET, False)  # a pcapng file without packets becomes a pcap file without
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # subtle: a closed standard descriptor would become the capture's own
+    os.close(spare)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a letter
     logging.getLogger("scapy.runtime").setLevel(logging.CRITICAL)  # what fails, is said here

@@ -105,6 +105,8 @@ OTHERS = {
     "LLDP": ETHER / Raw(b"x" * 50),
 }
 ALL_FRAMES = [*FRAMES.values(), *((1, raw(packet)) for packet in OTHERS.values())]
+MIXED = [frame for linktype, frame in ALL_FRAMES if linktype == 1]
+ETHER_FRAME, NOBODY = raw(ETHER / V4 / UDP()), 65_534
 
 
 def line_of(frame, linktype, length=None):
@@ -144,7 +146,7 @@ def test_every_systems_number_of_ipv6_is_known(family, order, linktype):
 
 def test_vlan_tags_from_outside_in():
     assert (other("VLAN").vlan, other("VLAN").sport) == (5, 1)
-    assert (other("two VLANs").vlan, other("two VLANs").dport) == ([6, 5], 2)
+    assert (other("two VLANs").vlan, other("two VLANs").dport) == ((6, 5), 2)
 
 
 def test_arp_in_words():
@@ -260,7 +262,7 @@ def pcap(path, frames, linktype=1, order="<", nano=False):
 @pytest.fixture
 def mixed(tmp_path):
     """A capture of one of each."""
-    return pcap(tmp_path / "mixed.pcap", [frame for linktype, frame in ALL_FRAMES if linktype == 1])
+    return pcap(tmp_path / "mixed.pcap", MIXED)
 
 
 def lines(result):
@@ -738,3 +740,153 @@ def test_capture_is_an_iterator_of_packets():
     packet = in_namespace(job)
     assert (packet.proto, packet.dport, packet.length) == ("UDP", PORT, 44)
     assert abs(packet.time - time.time()) < 5
+
+
+# What a hostile tester found
+
+
+def test_lengths_of_zero_and_other_corners():
+    offloaded = bytearray(raw(V4 / TCP(dport=80) / (b"x" * 100)))
+    offloaded[2:4] = b"\0\0"
+    assert not decode(bytes(offloaded), 101).malformed
+    padding = bytearray(raw(IPv6(nh=17)) + bytes(range(6)))
+    assert (padding[4:6], decode(bytes(padding), 101).sport) == (b"\0\0", None)
+    fragment = decode(raw(IPv6() / IPv6ExtHdrFragment(offset=3, m=1, nh=17) / (b"x" * 16)), 101)
+    assert (fragment.fragment, fragment.sport) == (24, None)
+    with_ah = bytes([17, 4]) + bytes(22) + raw(UDP(sport=5, dport=6))
+    assert decode(raw(IPv6(nh=51, plen=len(with_ah))) + with_ah, 101).dport == 6
+    assert decode(raw(ETHER / Dot1Q(vlan=5, prio=7, dei=1) / V4 / UDP()), 1).vlan == 5
+    hash(decode(raw(OTHERS["two VLANs"]), 1))
+
+
+def block(order, kind, body):
+    body += bytes(-len(body) % 4)
+    return struct.pack(order + "II", kind, len(body) + 12) + body + struct.pack(order + "I", len(body) + 12)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_pcapng_with_all_its_options(run, tmp_path, order):
+    """Units that are powers of two, an offset of the time, packets without one, cut by the snapshot length."""
+    frame, path = raw(ETHER / V4 / UDP(sport=5, dport=6)), tmp_path / "options.pcapng"
+    options = struct.pack(order + "HHBxxxHHq", 9, 1, 0x80 | 10, 14, 8, 1_000)
+    data = block(order, 0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1))
+    data += block(order, 1, struct.pack(order + "HxxI", 1, 35) + options)
+    data += block(order, 6, struct.pack(order + "IIIII", 0, 0, 512, len(frame), len(frame)) + frame)
+    data += block(order, 3, struct.pack(order + "I", len(frame)) + frame[:35])
+    path.write_bytes(data)
+    first, simple = [json.loads(line) for line in lines(run("sniff.py", "-r", path, "--json"))]
+    assert (first["time"], first["dport"]) == (1_000.5, 6)
+    assert (simple["time"], simple["truncated"], "sport" in simple) == (0, True, False)
+    assert len(lines(run("sniff.py", "-r", path, "udp", "port", 6))) == 1  # of the cut one, there is no port
+    written = tmp_path / "written.pcap"
+    lines(run("sniff.py", "-r", path, "-w", written))
+    assert [(length, len(kept)) for _, length, _, _, kept in records(written)] == [
+        (len(frame), len(frame)),
+        (len(frame), 35),
+    ]
+
+
+def test_what_is_whole_before_damage_is_shown(run, mixed, tmp_path):
+    path, whole = tmp_path / "damaged", mixed.read_bytes()
+    path.write_bytes(whole + struct.pack("<IIII", 0, 0, 1 << 30, 1 << 30) + bytes(50))
+    status, out, err = run("sniff.py", "-r", path)
+    assert (status, out.count("\n"), err.count(": error: ")) == (1, len(MIXED), 1)
+    for packed in (gzip.compress(whole)[:-4], gzip.compress(whole)[:-8] + bytes(8)):
+        path.write_bytes(packed)
+        status, out, err = run("sniff.py", "-r", path)
+        assert (status, out.count("\n"), err.count(": error: ")) == (1, len(MIXED), 1)
+    path.write_bytes(gzip.compress(whole[:100]) + gzip.compress(whole[100:]))
+    assert len(lines(run("sniff.py", "-r", path))) == len(MIXED)
+
+
+def test_the_input_is_not_overwritten(run, mixed):
+    before = mixed.read_bytes()
+    one_error(run("sniff.py", "-r", mixed, "-w", f"{mixed.parent}/./{mixed.name}"))
+    assert mixed.read_bytes() == before
+
+
+@pytest.mark.parametrize("arguments", [["-r", ""], ["-i", ""], ["-r", "x", "-i", "lo"], ["--json", "-x"]])
+def test_no_argument_is_taken_for_another(run, arguments):
+    status, out, err = run("sniff.py", *arguments)
+    assert (status in (1, 2), out, err.count(": error: ")) == (True, "", 1)
+    assert "Starting" not in err
+
+
+def test_filters_of_length_and_of_old_raw_ip(run, tmp_path):
+    path = tmp_path / "null.pcap"
+    packet = raw(V4 / UDP())
+    pcap(path, [b"\x02\0\0\0" + packet], linktype=0)
+    assert len(lines(run("sniff.py", "-r", path, "greater", len(packet) + 4))) == 1
+    assert lines(run("sniff.py", "-r", path, "greater", len(packet) + 5)) == []
+    pcap(path, [packet], linktype=14)
+    assert len(lines(run("sniff.py", "-r", path, "udp"))) == 1
+    pcap(path, [ETHER_FRAME], linktype=1 | 4 << 24)  # with a length of the frame check sequence
+    assert " UDP " in lines(run("sniff.py", "-r", path))[0]
+
+
+def test_a_pcap_file_has_one_link_type_and_keeps_lengths(run, tmp_path):
+    path, written = tmp_path / "two.pcapng", tmp_path / "written.pcap"
+    data = block("<", 0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1))
+    data += b"".join(block("<", 1, struct.pack("<HxxI", linktype, 0)) for linktype in (1, 101))
+    for number, frame in enumerate((ETHER_FRAME, raw(V4 / UDP()))):
+        data += block("<", 6, struct.pack("<IIIII", number, 0, 0, len(frame), len(frame)) + frame)
+    path.write_bytes(data)
+    assert "one link type" in one_error(run("sniff.py", "-r", path, "-w", written))
+    assert len(records(written)) == 1
+    pcap(path, [])
+    data = path.read_bytes() + struct.pack("<IIII", 1, 2, 20, 1_500) + ETHER_FRAME[:20]
+    path.write_bytes(data)
+    assert lines(run("sniff.py", "-r", path, "-w", written)) == []
+    assert [(length, len(kept)) for _, length, _, _, kept in records(written)] == [(1_500, 20)]
+    path.write_bytes(block("<", 0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1)))
+    assert lines(run("sniff.py", "-r", path, "-w", written)) == []
+    assert (len(written.read_bytes()), records(written)) == (24, [])
+
+
+def test_the_table_fits_the_terminal():
+    top = sniff.Top()
+    found = {"proto": "UDP", "src": "2001:db8:1111:2222:3333:4444:5555:6666", "dst": "2001:db8:1111:2222:3333:4444:0:1"}
+    top.add(found, 1_000)
+    back = found | {"src": found["dst"], "dst": found["src"]}
+    top.add(back, 500)
+    for columns in (60, 80, 200):
+        table = top.table(os.terminal_size((columns, 24)))
+        assert max(map(len, table.splitlines())) <= max(columns, 70)
+    assert next(line for line in table.splitlines() if " <> " in line).split()[4:6] == ["2", "1,500"]
+
+
+@root_on_linux
+def test_all_that_root_has_is_given_up(script, tmp_path):
+    """Further groups, too; and only the file that it made itself changes hands."""
+    path = tmp_path / "out.pcap"
+    tmp_path.chmod(0o777)
+    process = script("sniff.py", *LO, "--user", "nobody", "-w", path, preexec_fn=lambda: os.setgroups([0, 4, 27]))
+    while "Starting" not in process.stderr.readline():
+        pass
+    status = open_status(process.pid)
+    assert status["Groups"] == []
+    assert status["Uid"] == [str(NOBODY)] * 4
+    assert path.stat().st_uid == NOBODY
+    assert len(path.read_bytes()) == 24  # a header, before any packet
+    process.finish(signal.SIGINT)
+    owner = os.stat(os.devnull).st_uid
+    process = script("sniff.py", *LO, "--user", "nobody", "-w", os.devnull)
+    while "Starting" not in process.stderr.readline():
+        pass
+    assert os.stat(os.devnull).st_uid == owner
+    process.finish(signal.SIGINT)
+
+
+def open_status(pid):
+    with open(f"/proc/{pid}/status") as file:
+        return {key: value.split() for key, value in (line.rstrip("\n").split(":", 1) for line in file)}
+
+
+@root_on_linux
+def test_closed_standard_descriptors_do_not_become_the_captures_own(run, mixed):
+    for closed in ([1], [2], [0, 1, 2]):
+        arguments = ["-w", "-"] if closed == [2] else ["--top"]
+        status, out, _ = run(
+            "sniff.py", "-r", mixed, *arguments, preexec_fn=lambda closed=closed: [os.close(each) for each in closed]
+        )
+        assert (status, "captured" in out) == (0, False)
