@@ -87,7 +87,7 @@ DAY_S = 86_400.0
 
 # Numbers of Linux that the socket module does not name (packet(7); include/uapi/linux/if_packet.h).
 SOL_PACKET, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING = 263, 6, 8, 23
-SO_RCVBUFFORCE, SO_TIMESTAMPNS, VLAN_VALID, TPID_VALID, VLANS, NANO = 33, 35, 0x10, 0x40, (0x8100,), 1_000_000_000
+SO_RCVBUFFORCE, SO_TIMESTAMPNS, VLANS, NANO = 33, 35, (0x8100,), 1_000_000_000
 
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 MASK, HALF = 0xFFFFFFFF, 0x80000000
@@ -934,23 +934,35 @@ class Stop:
         self._waker.close()
 
 
+@contextlib.contextmanager
+def explaining(what: str) -> Iterator[None]:
+    """Around what scapy opens or compiles for `what`: whatever fails is a CaptureError."""
+    from scapy.error import Scapy_Exception
+
+    try:
+        yield
+    except PermissionError:
+        remedies = "use sudo; or setcap cap_net_raw=ep PYTHON, once, and any script of any user may capture"
+        raise CaptureError(f"it needs root: {remedies}") from None
+    except (Scapy_Exception, ValueError, OSError) as error:
+        raise CaptureError(f"{what}: {getattr(error, 'strerror', None) or error}") from None
+
+
+@lru_cache(16)
 def compile_filter(expression: str, linktype: int) -> Callable[[bytes, int], int]:
     """A function of a frame and its length that runs a BPF expression in libpcap. Raises CaptureError."""
-    from scapy.arch.common import compile_filter
-    from scapy.error import Scapy_Exception
-    from scapy.libs.winpcapy import _lib, pcap_pkthdr
-
     skip = 4 if linktype in (0, 108) else 0  # libpcap knows of BSD's families only its own system's
-    try:
-        program = compile_filter(expression, linktype=12 if skip else linktype)
-    except (Scapy_Exception, OSError, ValueError) as error:
-        raise CaptureError(printable(str(error))) from None
+    with explaining("the filter"):
+        from scapy.arch.common import compile_filter
+        from scapy.libs.winpcapy import _lib, pcap_pkthdr
+
+        program = compile_filter(expression, linktype=12 if skip or linktype == 14 else linktype)
     number, address = ctypes.c_int, ctypes.c_void_p
     run = ctypes.CFUNCTYPE(number, address, address, ctypes.c_char_p)(("pcap_offline_filter", _lib))
     header = pcap_pkthdr()
 
     def matches(frame: bytes, length: int) -> int:
-        header.caplen, header.len = len(frame) - skip, length - skip
+        header.caplen, header.len = len(frame) - skip, length
         return len(frame) >= skip and run(ctypes.byref(program), ctypes.byref(header), frame[skip:])
 
     return matches
@@ -1069,18 +1081,13 @@ class Interface:
         from scapy.arch.linux import L2ListenSocket
         from scapy.config import conf
         from scapy.data import ARPHRD_TO_DLT
-        from scapy.error import Scapy_Exception
 
         logging.getLogger("scapy.runtime").setLevel(logging.CRITICAL)  # what fails is said here
         self.interface, self._stop = interface or str(conf.iface), stop
-        try:
+        with explaining(self.interface):
             ethernet = conf.ifaces.dev_from_name(self.interface).type in (1, 772)
             expression = expression or DEFAULT_FILTER + " or vlan" * ethernet
             self._opened = L2ListenSocket(iface=self.interface, filter=expression)
-        except PermissionError:
-            raise CaptureError("capturing needs root: sudo, or -r FILE") from None
-        except (Scapy_Exception, ValueError, OSError) as error:
-            raise CaptureError(printable(str(error))) from None
         self._socket: socket.socket = self._opened.ins
         self._linktype = ARPHRD_TO_DLT.get(self._socket.getsockname()[3], 101)
         put = self._socket.setsockopt
@@ -1108,8 +1115,8 @@ def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int,
     for level, kind, data in control:
         if level == SOL_PACKET:  # struct tpacket_auxdata
             status, length, _, _, _, tci, tpid = struct.unpack("IIIHHHH", data)
-            if status & VLAN_VALID:
-                tag = struct.pack("!HH", tpid if status & TPID_VALID else VLANS[0], tci)
+            if status & 0x10:  # TP_STATUS_VLAN_VALID; 0x40 is TP_STATUS_VLAN_TPID_VALID
+                tag = struct.pack("!HH", tpid if status & 0x40 else VLANS[0], tci)
         elif kind == SO_TIMESTAMPNS:
             second, fraction = struct.unpack("ll", data)
             time_ns = second * NANO + fraction
@@ -1425,7 +1432,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("error", "it needs scapy: pip install scapy")
         return 1
     except CaptureError as error:
-        complain("error", str(error))
+        complain("error", printable(str(error)))
         return 1
     if args.summary:
         with writing():

@@ -35,7 +35,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -299,6 +299,19 @@ def complain(level: str, message: str) -> None:
             print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
 
 
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Around output: a closed pipe ends the program quietly, a full disk with one line."""
+    try:
+        yield
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail again at exit
+        if isinstance(error, BrokenPipeError):
+            sys.exit(0)
+        complain("error", f"cannot write the output: {error.strerror}")
+        sys.exit(1)
+
+
 def number(kind: type[float], low: float, high: float, text: str) -> float:
     """With all but `text` bound, an argparse type: an int or a float from `low` to `high`."""
     with contextlib.suppress(ValueError):
@@ -346,7 +359,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             task = "get an answer from"
             answer = ask(args.host, args.port, os.fsencode(args.send), args.timeout)
-            say(printable(answer.decode("utf-8", "backslashreplace")))
+            with writing():
+                print(printable(answer.decode("utf-8", "backslashreplace")), flush=True)
     except KeyboardInterrupt:
         return 130
     except (OSError, UnicodeError) as error:

@@ -31,7 +31,6 @@ import logging
 import os
 import re
 import shutil
-import ssl
 import sys
 import threading
 import time
@@ -40,11 +39,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, date, datetime, timedelta, timezone
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus, urlencode, urlsplit
 
-__all__ = ["Forecast", "Place", "Provider", "Weather", "WeatherError", "get_weather"]
+__all__ = [
+    "BadKey", "CityNotFound", "Forecast", "NoNetwork", "OpenMeteo", "OpenWeatherMap", "Place", "Provider",
+    "ProviderFailed", "RateLimited", "TooSlow", "Weather", "WeatherError", "get_weather",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ PATIENCE_S = 5.0  # the longest Retry-After that is waited for
 READ_BYTES, MAX_READS = 65_536, 16  # of an answer: 16 days by the hour are 20,000 bytes
 AT_ONCE = 16  # cities: enough to hide the waiting, few enough for the providers' limits
 DAY_S = 86_400.0
+LIMITS_S = {"minut": 60.0, "hour": 3600.0, "daily": DAY_S}  # words in Open-Meteo's reasons, and when they are over
 KELVIN = 273.15
 COMPASS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW", "NW", "NNW")
 NEAR_NAMES = 4
@@ -68,10 +72,6 @@ UNITS = {
     "standard": {"temperature": "K", "wind_speed": "m/s"},
 }
 # Our names for what they send, and where it is in Open-Meteo's answers and OpenWeatherMap's
-OPEN_METEO_PLACE = {
-    "name": "name", "region": "admin1", "country": "country", "country_code": "country_code",
-    "latitude": "latitude", "longitude": "longitude",
-}  # fmt: skip
 OPEN_METEO_NOW = {
     "description": "weather_code", "temperature": "temperature_2m", "feels_like": "apparent_temperature",
     "humidity_percent": "relative_humidity_2m", "wind_speed": "wind_speed_10m", "wind_gust": "wind_gusts_10m",
@@ -81,21 +81,15 @@ OPEN_METEO_DAY = {
     "description": "weather_code", "low": "temperature_2m_min", "high": "temperature_2m_max",
     "rain_chance_percent": "precipitation_probability_max", "precipitation_mm": "precipitation_sum",
 }  # fmt: skip
-OPEN_METEO_TIMES = {"observed_at": "current.time", "sunrise": "daily.sunrise.0", "sunset": "daily.sunset.0"}
-OPENWEATHERMAP_PLACE = {**OPEN_METEO_PLACE, "region": "state", "country_code": "country"}
-OPENWEATHERMAP_PLACE |= {"latitude": "lat", "longitude": "lon"}
 OPENWEATHERMAP_NOW = {
-    "description": "weather", "temperature": "main.temp", "feels_like": "main.feels_like",
-    "humidity_percent": "main.humidity", "wind_speed": "wind.speed", "wind_gust": "wind.gust",
-    "wind_from_deg": "wind.deg", "pressure_hpa": "main.pressure",
-    "observed_at": "dt", "sunrise": "sys.sunrise", "sunset": "sys.sunset",
+    "description": "weather", "temperature": "main.temp", "feels_like": "main.feels_like", "observed_at": "dt",
+    "humidity_percent": "main.humidity", "wind_speed": "wind.speed", "wind_gust": "wind.gust", "sunset": "sys.sunset",
+    "wind_from_deg": "wind.deg", "pressure_hpa": "main.pressure", "sunrise": "sys.sunrise",
 }  # fmt: skip
 OPENWEATHERMAP_STEP = {
-    "observed_at": "dt", "description": "weather", "temperature": "main.temp", "low": "main.temp_min",
+    "date": "dt", "observed_at": "dt", "description": "weather", "temperature": "main.temp", "low": "main.temp_min",
     "high": "main.temp_max", "chance": "pop", "rain": "rain.3h", "snow": "snow.3h",
 }  # fmt: skip
-TEXTS, TIMES = ("name", "region", "country", "country_code"), ("observed_at", "sunrise", "sunset")
-DEGREES = ("temperature", "feels_like", "low", "high")
 # WMO table 4677, as far as Open-Meteo uses it, in its words
 WMO = {
     0: "clear sky", 1: "mainly clear", 2: "partly cloudy", 3: "overcast", 45: "fog", 48: "depositing rime fog",
@@ -113,21 +107,31 @@ Get = Callable[..., Any]  # get(url, **params): the JSON that a provider answers
 
 
 class WeatherError(Exception):
-    """There is no weather; the subclass says why. retry_s: in so many seconds there may be, None if nobody knows."""
+    """There is no weather; the subclass says why. retry_s: after so many seconds there may be, if not infinite."""
 
-    def __init__(self, message: str, retry_s: float | None = None) -> None:
+    def __init__(self, message: str, retry_s: float = INFINITE_S) -> None:
         super().__init__(message)
         self.retry_s = retry_s
 
 
 # fmt: off
-class CityNotFound(WeatherError): ...
-class BadKey(WeatherError): ...
-class RateLimited(WeatherError): ...
-class ProviderFailed(WeatherError): ...
-class NoNetwork(WeatherError): ...
-class TooSlow(WeatherError): ...
+class CityNotFound(WeatherError):
+    """The geocoder knows no such place; the message has near names, if there are some."""
+class BadKey(WeatherError):
+    """The key is missing, or not accepted."""
+class RateLimited(WeatherError):
+    """Too many requests in a minute, an hour or a day."""
+class ProviderFailed(WeatherError):
+    """The provider is down, or answers something else than weather."""
+class NoNetwork(WeatherError):
+    """The provider cannot be reached from here."""
+class TooSlow(WeatherError):
+    """No answer within the time given."""
 # fmt: on
+
+
+def amount(value: float | None, unit: str, digits: int = 0) -> str:
+    return "" if value is None else f"{value:z.{digits}f}{unit}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,48 +196,47 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def amount(value: float | None, unit: str, digits: int = 0) -> str:
-    return "" if value is None else f"{value:z.{digits}f}{unit}"
-
-
 def dig(data: Any, path: str) -> Any:
     """dig(data, "list.0.dt") is data["list"][0]["dt"], or None where there is no such thing."""
-    for step in path.split("."):
-        try:
+    with contextlib.suppress(LookupError, TypeError):
+        for step in path.split("."):
             data = data[int(step) if step.isdigit() else step]
-        except (LookupError, TypeError):
-            return None
-    return data
+        return data
+    return None
 
 
-def read(data: Any, table: Mapping[str, str], offset_s: float = 0, kelvin: bool = False) -> dict[str, Any]:
+def local_time(value: Any, offset_s: Any) -> datetime | None:
+    """A place's own time, from ISO 8601 without an offset or from seconds since the epoch."""
+    with contextlib.suppress(TypeError, ValueError, OverflowError, OSError):
+        zone = timezone(timedelta(seconds=offset_s))
+        if isinstance(value, str):
+            return datetime.fromisoformat(value).replace(tzinfo=zone)
+        return datetime.fromtimestamp(value, zone) if value and type(value) is int else None
+    return None
+
+
+def convert(field: str, value: Any, offset_s: Any, add: float) -> Any:
+    """The value as the field has it. Texts are escaped here, where they come in, and so safe wherever they go."""
+    if field in ("observed_at", "sunrise", "sunset", "date"):
+        when = local_time(value, offset_s)
+        return when.date() if when and field == "date" else when
+    if field == "description" and isinstance(value, list):  # OpenWeatherMap has several at a time, or none
+        return ", ".join(filter(None, (convert("name", dig(one, field), None, 0) for one in value))) or None
+    if field in ("name", "region", "country", "country_code"):
+        return printable(value) if isinstance(value, str) else None
+    if type(value) not in (int, float) or not abs(value) < 1e10:  # subtle: NaN is not less
+        return None
+    if field == "description":
+        return WMO.get(value, f"WMO code {value:g}")
+    return round(value + add, 5) if field in ("temperature", "feels_like", "low", "high") else value
+
+
+def read(data: Any, table: Mapping[str, str], row: str = "", offset_s: Any = None, add: float = 0) -> dict[str, Any]:
     """What a table {our name: path} leads to; None is what is not there, or is not of that kind.
 
-    offset_s: the place's from UTC; kelvin: whether to make celsius that.
+    row: ".0" and so on where paths lead to lists; offset_s: the place's from UTC; add: makes the temperatures ours.
     """
-    zone, add = timezone(timedelta(seconds=offset_s)), KELVIN if kelvin else 0
-    found = {field: (field, dig(data, path)) for field, path in table.items()}
-    return {field: convert(*pair, zone, add if field in DEGREES else 0) for field, pair in found.items()}
-
-
-def convert(field: str, value: Any, zone: timezone, add: float) -> Any:
-    """The value as the field has it. Texts are escaped here, where they come in, and so safe wherever they go."""
-    if field == "description":
-        return in_words(value)
-    if field in TIMES and isinstance(value, str):  # has no offset
-        return datetime.fromisoformat(value).replace(tzinfo=zone)
-    if field in TEXTS:
-        return printable(value) if isinstance(value, str) else None
-    if not isinstance(value, int | float) or not abs(value) < 1e10:  # subtle: as NaN is not
-        return None
-    return round(value + add, 5) if field not in TIMES else datetime.fromtimestamp(value, zone) if value else None
-
-
-def in_words(value: Any) -> str | None:
-    """A WMO code in words, or OpenWeatherMap's: there can be several conditions at a time, or none."""
-    if isinstance(value, list):
-        return ", ".join(printable(one["description"]) for one in value) or None
-    return None if value is None else WMO.get(value, f"WMO code {value:g}")
+    return {field: convert(field, dig(data, path + row), offset_s, add) for field, path in table.items()}
 
 
 def folded(text: str | None) -> str:
@@ -252,15 +255,18 @@ def choose(city: str, found: Sequence[Place]) -> list[Place]:
     near = [(place, {*map(folded, (place.region, place.country, place.country_code))}) for place in found]
     fitting = [p for p, known in near if known >= {*filter(None, qualifiers)} and not longer.match(folded(p.name))]
     if not fitting:
-        names = "; ".join(dict.fromkeys(map(str, found[:NEAR_NAMES])))
-        raise CityNotFound("no such city" + (f"; there is {names}" if names else ""))
+        raise CityNotFound(f"no such city; there is {'; '.join(dict.fromkeys(map(str, found[:NEAR_NAMES])))}")
     return sorted(fitting, key=lambda place: folded(place.name) != name)
 
 
-def places(found: Sequence[Any], table: Mapping[str, str]) -> list[Place]:
-    """What a geocoder found, less what has no name or no position."""
+def places(found: Sequence[Any], **theirs: str) -> list[Place]:
+    """What a geocoder found, if it has a name and a position, by `theirs` for our fields. Raises CityNotFound."""
+    table = {field.name: field.name for field in dataclasses.fields(Place)} | theirs
     known = [read(one, table) for one in found]
-    return [Place(**one) for one in known if one["name"] and None not in (one["latitude"], one["longitude"])]
+    placed = [Place(**one) for one in known if one["name"] and None not in (one["latitude"], one["longitude"])]
+    if not placed:
+        raise CityNotFound("no such city")
+    return placed
 
 
 def base_url(url: str) -> str:
@@ -275,19 +281,20 @@ def base_url(url: str) -> str:
 def check(title: str, status: int, retry_after: str, answer: Any) -> None:
     """Raise WeatherError unless this is an answer; it is None if it was not JSON.
 
-    OpenWeatherMap has its own status in `cod`, a number or a string, and sends a 404 within a 200. Open-Meteo's 429
-    says in words whether the requests of a minute, an hour or a day are used up.
+    OpenWeatherMap's own status is in `cod`, a number or a string: 404 even within a 200. Open-Meteo's 429 has a reason.
     """
-    status = int(dig(answer, "cod") or status)
+    status = max(status, int(dig(answer, "cod") or 0))
     reason = printable(str(dig(answer, "reason") or dig(answer, "message") or ""))
     says = f" (status {status}{', ' if reason else ''}{reason})"
     if status == 429:
-        wait_s = float(retry_after) if retry_after.isdecimal() else None
-        wait_s = 3600.0 if "hour" in reason.lower() else DAY_S if "daily" in reason.lower() else wait_s
-        when = f"in {wait_s:.0f} s" if wait_s is not None else printable(retry_after) or "later, it does not say when"
+        limit_s = next((limit_s for word, limit_s in LIMITS_S.items() if word in reason.lower()), INFINITE_S)
+        wait_s = float(retry_after) if retry_after.isdecimal() and limit_s not in (3600, DAY_S) else limit_s
+        when = f"in {wait_s:.0f} s" if wait_s < INFINITE_S else printable(retry_after) or "later, it does not say when"
         raise RateLimited(f"{title} has had too many requests; come back {when}{says}", wait_s)
     if status in (500, 502, 503, 504):
         raise ProviderFailed(f"{title} is down{says}", 0)
+    if 300 <= status < 400:
+        raise ProviderFailed(f"{title} redirects to another address, which is not followed{says}")
     if not isinstance(answer, dict | list):
         raise ProviderFailed(f"{title} sent something that is not its JSON{says}")
     if status == 401:
@@ -304,14 +311,19 @@ def explain_fault(title: str, error: Exception) -> WeatherError:
     while cause.__context__:
         cause = cause.__context__
     words = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None) or "it broke the connection off"
+    if isinstance(error, ValueError):  # not shown: it can hold the proxy's password
+        return NoNetwork("the proxy's address is none (HTTPS_PROXY)")
+    if cause is error:  # requests itself refuses, as without the file in REQUESTS_CA_BUNDLE
+        return ProviderFailed(f"{title} cannot be asked: {printable(str(error))}")
     if type(error).__name__ == "ProxyError":
         return NoNetwork("the proxy lets nothing through (HTTPS_PROXY)", 0)
-    if isinstance(cause, TimeoutError):
-        return TooSlow(f"{title}: no answer in time (--timeout)")
-    if isinstance(cause, OSError) and not isinstance(cause, ConnectionError | ssl.SSLError):
-        return NoNetwork(f"{title} cannot be reached ({words}); is there a network?", 0)
-    if isinstance(cause, ssl.SSLError):
+    if type(error).__name__ == "SSLError":
         return ProviderFailed(f"TLS with {title} failed: {words}")
+    if isinstance(cause, TimeoutError):
+        unheard = type(error).__name__ == "ConnectTimeout"  # that may be a packet lost
+        return TooSlow(f"{title}: no answer in time (--timeout)", 0 if unheard else INFINITE_S)
+    if isinstance(cause, OSError) and not isinstance(cause, ConnectionError):
+        return NoNetwork(f"{title} cannot be reached ({words}); is there a network?", 0)
     return ProviderFailed(f"{title} is down: {words}", 0)
 
 
@@ -322,14 +334,12 @@ def adapter_with(secret: str) -> Any:
     """
     from requests.adapters import HTTPAdapter
 
-    class WithSecret:
-        def putrequest(self, method: str, url: str, **options: Any) -> None:
-            super().putrequest(method, url + secret, **options)  # type: ignore[misc]
-
     class Adapter(HTTPAdapter):
         def cert_verify(self, conn: Any, *args: Any) -> None:  # called with the pool before each request
             super().cert_verify(conn, *args)  # type: ignore[no-untyped-call]
-            conn.ConnectionCls = type("Connection", (WithSecret, type(conn).ConnectionCls), {})
+            plain = type(conn).ConnectionCls
+            own = {"putrequest": lambda self, verb, url, **more: plain.putrequest(self, verb, url + secret, **more)}
+            conn.ConnectionCls = type("Connection", (plain,), own)
 
     return Adapter(pool_maxsize=AT_ONCE)
 
@@ -339,14 +349,11 @@ def cache_file() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(default), "netscripts-weather.json")
 
 
-def fresh(kept: Any) -> dict[str, tuple[float, Any]]:
-    return {url: (at, answer) for url, (at, answer) in dict(kept).items() if 0 <= time.time() - at < CACHE_S}
-
-
 def load_cache() -> dict[str, tuple[float, Any]]:
     """The answers of the last ten minutes, by their URLs; a damaged file has none."""
     with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
-        return fresh(json.loads(cache_file().read_bytes()))
+        kept = dict(json.loads(cache_file().read_bytes()))
+        return {url: (at, answer) for url, (at, answer) in kept.items() if abs(time.time() - at) < CACHE_S}
     return {}
 
 
@@ -354,7 +361,7 @@ def save_cache(kept: Mapping[str, Any]) -> None:
     path, part = cache_file(), cache_file().with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part.write_text(json.dumps(fresh({**load_cache(), **kept})))
+        part.write_text(json.dumps({**load_cache(), **kept}))
         part.replace(path)  # whoever reads finds all of it or what was there before
     except OSError as error:
         log.warning("the cache is of no use: %s", error)
@@ -369,7 +376,7 @@ class Provider:
 
     title = terms = attribution = ""
     bases: tuple[tuple[str, str], ...] = ()  # the variable that overrides each, and the URL
-    needs_key = False
+    needs_key, most_days = False, 16
 
     def __init__(
         self, key: str = "", *, units: str = "metric", lang: str = "en", urls: Sequence[str] = (),
@@ -380,12 +387,11 @@ class Provider:
         self.urls = [base_url(url) for url in urls or (os.environ.get(name) or base for name, base in self.bases)]
         self.key, self.units, self.lang = key if self.needs_key else "", units, lang.lower().replace("_", "-")
         self.language = self.lang.partition("-")[0]
-        self.timeout_s, self.cache, self._kept = timeout_s, cache, load_cache() if cache else {}
+        self.timeout_s, self.cache = timeout_s, cache
         self._session = requests.Session()
         self._session.trust_env = all(url.startswith("https:") for url in self.urls)  # loopback needs no proxy
-        adapter = adapter_with(f"&{urlencode({'appid': self.key})}" if self.key else "")
         for url in self.urls:
-            self._session.mount(url, adapter)
+            self._session.mount(url, adapter_with(f"&{urlencode({'appid': self.key})}" if self.key else ""))
 
     def find(self, get: Get, city: str) -> list[Place]:
         """The places that `city` can mean, the likeliest first. Raises CityNotFound."""
@@ -397,15 +403,21 @@ class Provider:
 
     def ask(self, cities: Sequence[str], days: int = 0) -> Iterator[Weather | WeatherError]:
         """The weather of each city, or why there is none, in the order asked; several are asked at once."""
-        for first in range(0, len(cities), AT_ONCE):
-            deadline = time.monotonic() + self.timeout_s
-            for future in [self._start(city, days, deadline) for city in cities[first : first + AT_ONCE]]:
-                try:
-                    yield future.result(max(0, deadline - time.monotonic()))
-                except TimeoutError:
-                    yield TooSlow(f"{self.title}: no answer in {self.timeout_s:g} s (--timeout)")
-        if self.cache:
-            save_cache(self._kept)
+        if days > self.most_days:
+            log.warning("%s knows %d days at most", self.title, self.most_days)
+        days = min(days, self.most_days)
+        self._kept = load_cache() if self.cache else {}
+        try:
+            for first in range(0, len(cities), AT_ONCE):
+                deadline = time.monotonic() + self.timeout_s
+                for future in [self._start(city, days, deadline) for city in cities[first : first + AT_ONCE]]:
+                    try:
+                        yield future.result(max(0, deadline - time.monotonic()))
+                    except TimeoutError:
+                        yield TooSlow(f"{self.title}: no answer in {self.timeout_s:g} s (--timeout)")
+        finally:
+            if self.cache:
+                save_cache(self._kept)
 
     def _start(self, *question: Any) -> "Future[Weather | WeatherError]":
         """Ask in a thread that can be given up: nothing ends the lookup of a name, or an answer that drips."""
@@ -419,25 +431,30 @@ class Provider:
             weather = self.weather(get, place, days)
         except WeatherError as error:
             return error
-        except Exception as error:
-            log.debug("what it sent was not understood", exc_info=error)
-            return ProviderFailed(f"{self.title} sent something that is not its JSON")
+        except Exception as error:  # what is sent can be of any shape, and costs this city only
+            failure = ProviderFailed(f"{self.title} sent something that is not its JSON")
+            failure.__cause__ = error
+            return failure
         if (weather.temperature is None and not weather.description) or (days and not weather.days):
             return ProviderFailed(f"{self.title} sent no weather")
         named = {str(other): other for other in others if folded(other.name) == folded(place.name)}
-        return dataclasses.replace(weather, others=tuple(other for name, other in named.items() if name != str(place)))
+        named.pop(str(place), None)
+        rise, fall = weather.sunrise, weather.sunset
+        if rise and fall and not (fall - rise) % timedelta(days=1):
+            rise = fall = None  # it stays up or down: these are made up
+        return dataclasses.replace(weather, others=tuple(named.values()), sunrise=rise, sunset=fall)
 
     def _get(self, deadline: float, url: str, **params: Any) -> Any:
         """The answer, from the cache or with up to two retries. Raises WeatherError."""
         url = f"{url}?{urlencode(params, errors='replace')}"
-        if self.cache and url in (kept := fresh(self._kept)):
-            return kept[url][1]
+        if self.cache and url in self._kept:
+            return self._kept[url][1]
         for backoff_s in BACKOFF_S:
             try:
                 answer = self._try(url, max(0.01, deadline - time.monotonic()))
                 break
             except WeatherError as failure:
-                wait_s = max(backoff_s, INFINITE_S if failure.retry_s is None else failure.retry_s)
+                wait_s = max(backoff_s, failure.retry_s)
                 if wait_s > min(PATIENCE_S, deadline - time.monotonic()):
                     raise
             time.sleep(wait_s)
@@ -445,17 +462,16 @@ class Provider:
         return answer
 
     def _try(self, url: str, left_s: float) -> Any:
-        import requests
-
-        options: dict[str, Any] = {"timeout": (min(left_s, CONNECT_S), left_s), "allow_redirects": False}
+        timeout_s = (min(left_s, CONNECT_S), left_s)
         try:
-            with self._session.get(url, stream=True, **options) as response:
+            with self._session.get(url, stream=True, timeout=timeout_s, allow_redirects=False) as response:
                 body = b"".join(itertools.islice(response.iter_content(READ_BYTES), MAX_READS))
-        except requests.RequestException as error:
+        except (OSError, ValueError) as error:
             raise explain_fault(self.title, error) from error
         text, answer = body.decode("utf-8", "replace"), None
-        for secret in filter(None, (self.key, quote_plus(self.key))):
-            text = text.replace(secret, "***")  # should it be echoed
+        if len(self.key) > 8:  # what is shorter is no key
+            for secret in (self.key, quote_plus(self.key)):
+                text = text.replace(secret, "***")  # should it be echoed
         with contextlib.suppress(ValueError, RecursionError):
             answer = json.loads(text)
         check(self.title, response.status_code, response.headers.get("Retry-After", ""), answer)
@@ -475,32 +491,23 @@ class OpenMeteo(Provider):
     def find(self, get: Get, city: str) -> list[Place]:
         name = city.partition(",")[0].strip()
         found = dig(get(f"{self.urls[1]}/v1/search", name=name, count=10, language=self.language), "results")
-        return choose(city, places(found or [], OPEN_METEO_PLACE))
+        return choose(city, places(found or [], region="admin1"))
 
     def weather(self, get: Get, place: Place, days: int) -> Weather:
-        answer = get(
-            f"{self.urls[0]}/v1/forecast",
-            latitude=place.latitude,
-            longitude=place.longitude,
-            current=",".join(OPEN_METEO_NOW.values()),
-            daily=",".join(["sunrise", "sunset", *OPEN_METEO_DAY.values()]),
-            hourly="temperature_2m",
-            forecast_days=max(days, 1),
-            timezone="auto",
-            wind_speed_unit="mph" if self.units == "imperial" else "ms",
-            temperature_unit="fahrenheit" if self.units == "imperial" else "celsius",
-        )
-        how: dict[str, Any] = {"offset_s": dig(answer, "utc_offset_seconds") or 0, "kelvin": self.units == "standard"}
-        now = read(answer["current"], OPEN_METEO_NOW, **how) | read(answer, OPEN_METEO_TIMES, **how)
-        daily, hourly = (rows(answer[part]) if days else [] for part in ("daily", "hourly"))
-        coming = [Forecast(date=date.fromisoformat(d["time"]), **read(d, OPEN_METEO_DAY, **how)) for d in daily[:days]]
-        hours = [read(hour, OPEN_METEO_NOW | {"observed_at": "time"}, **how) for hour in hourly]
-        return Weather(place=place, units=UNITS[self.units], **now, days=tuple(coming), curve=curve_of(hours))
-
-
-def rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Open-Meteo sends a list for each column."""
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        question: dict[str, Any] = {"latitude": place.latitude, "longitude": place.longitude, "timezone": "auto"}
+        question |= {"current": ",".join(OPEN_METEO_NOW.values()), "hourly": "temperature_2m"}
+        question |= {"daily": ",".join(["sunrise", "sunset", *OPEN_METEO_DAY.values()]), "wind_speed_unit": "ms"}
+        if self.units == "imperial":
+            question |= {"wind_speed_unit": "mph", "temperature_unit": "fahrenheit"}
+        answer = get(f"{self.urls[0]}/v1/forecast", **question, forecast_days=max(days, 1))
+        part = partial(read, offset_s=dig(answer, "utc_offset_seconds"), add=KELVIN if self.units == "standard" else 0)
+        now = part(answer["current"], OPEN_METEO_NOW | {"observed_at": "time"})
+        sun = part(answer["daily"], {"sunrise": "sunrise", "sunset": "sunset"}, ".0")
+        daily = [part(answer["daily"], OPEN_METEO_DAY | {"date": "time"}, f".{day}") for day in range(days)]
+        coming = tuple(Forecast(**day) for day in daily if day["date"])
+        hour = {"observed_at": "time", "temperature": "temperature_2m"}
+        curve = curve_of(part(answer["hourly"], hour, f".{index}") for index in range(24 * days))
+        return Weather(place=place, units=UNITS[self.units], **now, **sun, days=coming, curve=curve)
 
 
 class OpenWeatherMap(Provider):
@@ -508,28 +515,25 @@ class OpenWeatherMap(Provider):
 
     title, terms = "OpenWeatherMap", "https://openweathermap.org/terms"
     attribution = "Weather data provided by OpenWeather (https://openweathermap.org/)"
-    bases, needs_key = (("OPENWEATHERMAP_URL", "https://api.openweathermap.org"),), True
+    bases, needs_key, most_days = (("OPENWEATHERMAP_URL", "https://api.openweathermap.org"),), True, 5
 
     def find(self, get: Get, city: str) -> list[Place]:
         if not self.key:
             raise BadKey(f"OpenWeatherMap needs a key, in {KEY_VARIABLES[0]} or --api-key; Open-Meteo needs none")
         query = ",".join(part.strip() for part in city.split(","))
-        found = places(get(f"{self.urls[0]}/geo/1.0/direct", q=query, limit=5)[:], OPENWEATHERMAP_PLACE)
-        if not found:
-            raise CityNotFound("no such city")
-        return found
+        found = get(f"{self.urls[0]}/geo/1.0/direct", q=query, limit=5)[:]  # anything but a list fails here
+        return places(found, region="state", country_code="country", latitude="lat", longitude="lon")
 
     def weather(self, get: Get, place: Place, days: int) -> Weather:
         lang = LANGUAGES.get(self.lang) or LANGUAGES.get(self.language, self.language)
         question = {"lat": place.latitude, "lon": place.longitude, "units": self.units, "lang": lang}
         answer = get(f"{self.urls[0]}/data/2.5/weather", **question)
         coming = get(f"{self.urls[0]}/data/2.5/forecast", **question)["list"] if days else []
-        offset_s = dig(answer, "timezone") or 0
-        steps = [read(step, OPENWEATHERMAP_STEP, offset_s) for step in coming]
-        by_day = [[*group] for _, group in itertools.groupby(steps, lambda step: step["observed_at"].date())][:days]
-        now, shown = read(answer, OPENWEATHERMAP_NOW, offset_s), itertools.chain(*by_day)
-        coming = tuple(map(gather, by_day))
-        return Weather(place=place, units=UNITS[self.units], **now, days=coming, curve=curve_of(shown))
+        part = partial(read, offset_s=dig(answer, "timezone"))
+        dated = filter(itemgetter("date"), (part(step, OPENWEATHERMAP_STEP) for step in coming))
+        by_day = [[*group] for _, group in itertools.groupby(dated, itemgetter("date"))][:days]
+        now, curve = part(answer, OPENWEATHERMAP_NOW), curve_of(itertools.chain(*by_day))
+        return Weather(place=place, units=UNITS[self.units], **now, days=tuple(map(gather, by_day)), curve=curve)
 
 
 def gather(steps: Sequence[Mapping[str, Any]]) -> Forecast:
@@ -537,7 +541,7 @@ def gather(steps: Sequence[Mapping[str, Any]]) -> Forecast:
     sent = {name: [step[name] for step in steps if step[name] is not None] for name in steps[0]}
     fallen = sent["rain"] + sent["snow"]
     return Forecast(
-        date=steps[0]["observed_at"].date(),
+        date=steps[0]["date"],
         description=max(sent["description"], key=sent["description"].count, default=None),
         low=min(sent["low"], default=None),
         high=max(sent["high"], default=None),
@@ -547,7 +551,7 @@ def gather(steps: Sequence[Mapping[str, Any]]) -> Forecast:
 
 
 def curve_of(steps: Iterable[Mapping[str, Any]]) -> tuple[tuple[datetime, float], ...]:
-    return tuple((step["observed_at"], step["temperature"]) for step in steps if step["temperature"] is not None)
+    return tuple(pair for pair in map(itemgetter("observed_at", "temperature"), steps) if None not in pair)
 
 
 PROVIDERS: dict[str, type[Provider]] = {"openweathermap": OpenWeatherMap, "open-meteo": OpenMeteo}
@@ -576,14 +580,9 @@ def get_weather(city: str, days: int = 0, **options: Any) -> Weather:
 def details(weather: Weather, now: datetime) -> list[str]:
     """What is known besides the sentence, a line each."""
     degrees, speed, deg = weather.units["temperature"], f" {weather.units['wind_speed']}", weather.wind_from_deg
-    rise, fall = weather.sunrise, weather.sunset
-    if rise and fall and not (fall - rise) % timedelta(days=1):  # it stays up or down: both providers make them up
-        rise = fall = None
-    wind = [
-        amount(weather.wind_speed, speed, 1),
-        "" if deg is None else f"from {COMPASS[round(deg / 22.5) % 16]}",
-        amount(weather.wind_gust, f"{speed} in gusts", 1),
-    ]
+    rise, fall, observed = weather.sunrise, weather.sunset, weather.observed_at
+    course = "" if deg is None else f"from {COMPASS[round(deg / 22.5) % 16]}"
+    wind = amount(weather.wind_speed, speed, 1), course, amount(weather.wind_gust, f"{speed} in gusts", 1)
     lines = {
         "place": str(weather.place),
         "other places": "; ".join(map(str, weather.others[:NEAR_NAMES])),
@@ -593,7 +592,7 @@ def details(weather: Weather, now: datetime) -> list[str]:
         "pressure": amount(weather.pressure_hpa, " hPa"),
         "sunrise": f"{rise:%H:%M (%Z)}" if rise else "",
         "sunset": f"{fall:%H:%M (%Z)}" if fall else "",
-        "observed": f"{(now - weather.observed_at) / timedelta(minutes=1):.0f} min ago" if weather.observed_at else "",
+        "observed": f"{max(0, (now - observed) / timedelta(minutes=1)):.0f} min ago" if observed else "",
     }
     return [f"  {label}: {text}" for label, text in lines.items() if text]
 
@@ -623,7 +622,7 @@ def draw_curve(curve: Sequence[tuple[datetime, float]], width: int) -> list[str]
 
 
 def as_text(weather: Weather) -> str:
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    colour = sys.stdout and sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     bold, blue, plain = ("\x1b[1m", "\x1b[36m", "\x1b[0m") if colour else ("", "", "")
     days = [day_line(day, weather.units["temperature"]) for day in weather.days]
     curve = draw_curve(weather.curve, shutil.get_terminal_size().columns)
@@ -632,10 +631,10 @@ def as_text(weather: Weather) -> str:
 
 
 def as_json(city: str, result: Weather | WeatherError, provider: Provider) -> str:
-    if isinstance(result, WeatherError):
-        return json.dumps({"city": city, "error": str(result), "cause": type(result).__name__})
-    source = {"provider": provider.title, "attribution": provider.attribution}
-    return json.dumps({"city": city, **dataclasses.asdict(result), **source}, default=lambda when: when.isoformat())
+    known = {"error": str(result), "cause": type(result).__name__}
+    if isinstance(result, Weather):
+        known = {**dataclasses.asdict(result), "provider": provider.title, "attribution": provider.attribution}
+    return json.dumps({"city": city, **known}, default=lambda when: when.isoformat())
 
 
 def complain(level: str, message: str) -> None:
@@ -685,10 +684,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--lang", default="en", metavar="LANG", help="language of names or, by OpenWeatherMap, words (%(default)s)")
     days = "and so many days (%(const)s); at most 16, from OpenWeatherMap 5"
     add("--forecast", type=partial(number, int, 1, 16), nargs="?", const=5, default=0, metavar="DAYS", help=days)
-    auto = "auto is openweathermap if there is a key, else open-meteo"
-    add("--provider", choices=["auto", *PROVIDERS], default="auto", help=auto)
-    key = f"for OpenWeatherMap; here others can see it, not in {', '.join(KEY_VARIABLES)}"
-    add("--api-key", metavar="KEY", help=key)
+    add("--provider", choices=["auto", *PROVIDERS], default="auto", help="auto: openweathermap if there is a key")
+    add("--api-key", metavar="KEY", help=f"for OpenWeatherMap; others see it here, not in {', '.join(KEY_VARIABLES)}")
     add("--json", action="store_true", help="print an object a city")
     add("--no-cache", action="store_true", help="neither use nor keep answers of the last ten minutes")
     add("--timeout", type=seconds, default=10.0, metavar="S", help="for each city as a whole (%(default)g)")

@@ -858,7 +858,7 @@ def test_a_tls_server_that_hangs_up_after_its_reply_has_replied(peers, tls, trus
 
 
 @pytest.mark.parametrize(("name", "length"), [(TEN_LINES, 100), ("async_client.py", 5_000)])
-def test_the_ten_line_client_reads_100_bytes_and_takes_them_for_the_reply(run, peers, name, length):
+def test_ten_lines_read_100_bytes(run, peers, name, length):
     def handle(sock, turn):
         sock.recv(len(HELLO), socket.MSG_WAITALL)
         sock.sendall(b"x" * 5_000)
@@ -869,7 +869,7 @@ def test_the_ten_line_client_reads_100_bytes_and_takes_them_for_the_reply(run, p
 
 
 @pytest.mark.parametrize(("name", "ends"), [(TEN_LINES, False), ("async_client.py", True)])
-def test_the_ten_line_client_never_says_that_it_has_finished_sending(run, peers, name, ends):
+def test_ten_lines_never_finish_sending(run, peers, name, ends):
     ended = []
 
     def handle(sock, turn):
@@ -888,14 +888,14 @@ def test_the_ten_line_client_never_says_that_it_has_finished_sending(run, peers,
     assert ended == [ends]
 
 
-def test_the_ten_line_client_has_no_deadline(script, peers):
+def test_ten_lines_have_no_deadline(script, peers):
     client = script(TEN_LINES, peers.start(peers.stall))
     with pytest.raises(subprocess.TimeoutExpired):
         client.wait(timeout=0.5)
     one_error(script("async_client.py", "--port", peers.start(peers.stall), "--timeout", 0.2).finish())
 
 
-def test_the_ten_line_client_loses_every_result_when_one_fails(run, peers):
+def test_ten_lines_lose_every_result_when_one_fails(run, peers):
     ended = threading.Event()
 
     def handle(sock, turn):
@@ -910,7 +910,7 @@ def test_the_ten_line_client_loses_every_result_when_one_fails(run, peers):
     assert "Received" not in out
 
 
-def test_the_ten_line_client_fails_for_want_of_descriptors(peers):
+def test_ten_lines_fail_for_want_of_descriptors(peers):
     port = peers.start(echo)
     status, _, err = under_limit("-n 40", TEN_LINES, *[port] * 100)
     assert status == 1

@@ -834,7 +834,7 @@ def shown(path):
     ],
     ids=["two in a packet", "one in two packets", "cut", "PUT"],
 )
-def test_the_ten_line_version_takes_a_packet_for_a_request(tmp_path, data, cuts, seen):
+def test_ten_lines_take_a_packet_for_a_request(tmp_path, data, cuts, seen):
     wire = Wire().open()
     for each in data:
         wire.send(0, each, cuts)
@@ -843,7 +843,7 @@ def test_the_ten_line_version_takes_a_packet_for_a_request(tmp_path, data, cuts,
     assert [line[1] for line in shown(path)] == ["/1", "/2"]
 
 
-def test_the_ten_line_version_takes_port_80_for_http(tmp_path):
+def test_ten_lines_take_port_80_for_http(tmp_path):
     path = save(tmp_path / "a", Wire(server=("10.0.0.2", 8080)).open().send(0, GET % 1).send(1, OK % 200).frames)
     assert ten_lines(path) == []
     assert shown(path) == [("GET", "/1", 200, 0, 5, ())]
@@ -852,11 +852,11 @@ def test_the_ten_line_version_takes_port_80_for_http(tmp_path):
     assert shown(other) == []
 
 
-def test_the_ten_line_version_shows_no_response_no_host_and_no_time(capture):
+def test_ten_lines_show_no_response_no_host_and_no_time(capture):
     assert ten_lines(capture) == [f"HTTP request from 10.0.0.1: GET /{number} HTTP/1.1" for number in range(3)]
 
 
-def test_the_ten_line_version_prints_an_attackers_bytes(tmp_path):
+def test_ten_lines_print_an_attackers_bytes(tmp_path):
     path = save(tmp_path / "a", Wire().open().send(0, b"GET /\x1b[2J HTTP/1.1\r\n\r\n").frames)
     assert "\x1b[2J" in ten_lines(path)[0]
     (found,) = analyze(str(path))

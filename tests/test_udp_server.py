@@ -352,7 +352,7 @@ def test_a_server_that_is_asked_in_its_own_name_does_not_loop(serving):
     assert server.received == 1 + 1 + 2
 
 
-def test_the_ten_line_servers_loop_on_a_forged_datagram(script):
+def test_ten_lines_loop_on_a_forged_datagram(script):
     one, other = (script(TEN_LINES, 0) for _ in range(2))
     target, source = one.wait_until_listening(), other.wait_until_listening()
     forge(b"forged", source, target)
@@ -362,7 +362,7 @@ def test_the_ten_line_servers_loop_on_a_forged_datagram(script):
 
 
 @pytest.mark.parametrize("cause", ["not UTF-8", "port 0"])
-def test_the_ten_line_server_dies_of_one_datagram(script, cause):
+def test_ten_lines_die_of_one_datagram(script, cause):
     server = script(TEN_LINES, 0)
     address = server.wait_until_listening()
     if cause == "port 0":
@@ -375,7 +375,7 @@ def test_the_ten_line_server_dies_of_one_datagram(script, cause):
     assert "Traceback" in err
 
 
-def test_the_ten_line_server_loses_the_rest_of_a_large_datagram(script):
+def test_ten_lines_lose_the_rest_of_a_large_datagram(script):
     with client_of(script(TEN_LINES, 0).wait_until_listening()) as client:
         assert answer_to(client, b"x" * 1_500) == b"Server received: " + b"x" * 1_024
 
@@ -473,7 +473,7 @@ def test_a_wildcard_bind_answers_on_a_link(asked):
 
 
 @pytest.mark.parametrize(("name", "answers_from"), [("udp_server.py", "127.0.0.2"), (TEN_LINES, "127.0.0.1")])
-def test_the_ten_line_server_answers_from_another_address_than_was_asked(script, name, answers_from):
+def test_ten_lines_answer_from_another_address(script, name, answers_from):
     server = script(name, *((0, "0.0.0.0") if name == TEN_LINES else ("--host", "0.0.0.0", "--port", 0)))
     port = server.wait_until_listening()[1]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -735,7 +735,7 @@ def test_the_script_says_at_the_end_what_the_kernel_dropped(script):
 
 
 @on_linux
-def test_the_ten_line_server_does_not_tell_what_the_kernel_dropped(script):
+def test_ten_lines_do_not_tell_what_the_kernel_dropped(script):
     server = script(TEN_LINES, 0, stdout=subprocess.PIPE)
     address = server.wait_until_listening()
     lines = []

@@ -213,6 +213,18 @@ def test_a_forecast_has_a_day_a_line_and_a_curve(provider, run, server, monkeypa
     assert curve[-1].split() == ["Sun", "Mon", "Tue", "Wed", "Thu"]
 
 
+def test_the_longest_forecasts(run, server):
+    status, out, err = run("weather.py", "London", "--forecast", "16")
+    assert (status, out.count("chance of rain"), err.count("\n")) == (0, 16, 1)
+    status, out, err = run("weather.py", "London", "Paris", "--forecast", "6", *options_for("openweathermap"))
+    assert (status, out.count("chance of rain"), err.count("\n")) == (0, 2 * 5, 2)
+    assert err.splitlines()[1] == "weather.py: warning: OpenWeatherMap knows 5 days at most"
+
+
+def test_without_a_forecast_there_are_no_days(get, server):
+    assert get("London", "openweathermap").days == get("London").days == get("London").curve == ()
+
+
 @pytest.mark.parametrize("width", [1, 20, 80, 500])
 def test_the_curve_fits(width):
     start = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)
@@ -357,6 +369,16 @@ def test_the_place_is_the_one_that_was_asked_for(city, place, get):
     assert str(get(city).place) == place
 
 
+@pytest.mark.parametrize(("city", "country"), [("London,CA", "CA"), ("London, GB", "GB"), ("Paris ,US", "US")])
+def test_openweathermap_matches_qualifiers_itself(city, country, get):
+    assert get(city, "openweathermap").place.country_code == country
+
+
+def test_a_place_has_another_name_in_another_language(get, server):
+    server.edit["/v1/search"] = lambda answer: answer["results"][0].update(name="Munich")
+    assert get("Tromsø").place.name == "Munich"
+
+
 @pytest.mark.parametrize("city", ["London, FR", "London, Ontario, US", "Londo", "London, CA, XX"])
 def test_no_other_place_is_taken_instead(city, get):
     with pytest.raises(weather.CityNotFound, match="there is London, England, United Kingdom; London, Ontario, Canada"):
@@ -412,6 +434,8 @@ def lines_of(answer):
         ({"sys": {"sunrise": 0, "sunset": 0}}, "12.3°C", "sun"),
         ({"sys": {"sunrise": fake.NOW, "sunset": fake.NOW}}, "12.3°C", "sun"),
         ({"sys": {}, "dt": None}, "12.3°C", "observed"),
+        ({"timezone": "UTC", "dt": 10**30}, "12.3°C", "observed"),
+        ({"timezone": 10**6}, "12.3°C", "sun"),
         ({"main": {"temp": -0.04, "humidity": 0}}, "of 0.0°C", "-0.0"),
         ({"weather": [{"description": "\x1b]0;x\x07rain\nforged"}]}, r"\x1b]0;x\x07rain\nforged", "\x1b"),
     ],
@@ -427,9 +451,13 @@ def test_what_openweathermap_may_send(change, has, has_not, get, server):
     ("section", "change", "has", "has_not"),
     [
         ("current", {"weather_code": 42, "relative_humidity_2m": None}, "is WMO code 42 with", "humidity"),
+        ("current", {"weather_code": 1e30}, "The weather in London is 12.3°C\n", "1e"),
         ("current", {"weather_code": None}, "The weather in London is 12.3°C\n", "None"),
         ("current", {"temperature_2m": None}, "The weather in London is overcast\n", "None"),
+        ("current", {"temperature_2m": True, "wind_speed_10m": "4"}, "The weather in London is overcast\n", "True"),
+        ("current", {"time": "yesterday"}, "sunset: 18:00", "observed"),
         ("daily", {"sunrise": [None], "sunset": [None]}, "12.3°C", "sun"),
+        ("daily", {"sunrise": ["6 o'clock"], "sunset": [[]]}, "12.3°C", "sun"),
         ("daily", {"sunrise": ["2026-03-01T00:00"], "sunset": ["2026-03-02T00:00"]}, "12.3°C", "sun"),
     ],
 )
@@ -447,6 +475,25 @@ def test_snow_and_rain_add_up_and_an_empty_object_is_neither(get, server):
 
     server.edit["/data/2.5/forecast"] = snow
     assert get("London", "openweathermap", days=1).days[0].precipitation_mm == 0.5 * 3 + 1.5
+
+
+def test_what_cannot_be_read_in_a_forecast_is_left_out(get, server):
+    def garble(answer):
+        answer["daily"]["time"][0] = "Monday"
+        answer["daily"]["precipitation_sum"] = None
+        answer["hourly"]["time"][24] = 5.5
+
+    server.edit["/v1/forecast"] = garble
+    answer = get("London", days=3)
+    assert [(day.date.day, day.description, day.precipitation_mm) for day in answer.days] == [
+        (2, "slight rain", None),
+        (3, "slight rain", None),
+    ]
+    assert len(answer.curve) == 71
+
+    server.edit["/data/2.5/forecast"] = lambda answer: answer["list"][0].update(dt="now")
+    assert get("London", "openweathermap", days=1).days[0].precipitation_mm == 0.5 * 3
+    assert len(get("London", "openweathermap", days=1).curve) == 3
 
 
 def test_null_in_a_forecast_is_left_out(run, server):
@@ -503,7 +550,7 @@ FAULTS = {
     "redirect": (
         [fake.says(302, "", Location="https://evil.example/")],
         weather.ProviderFailed,
-        r"not its JSON \(status 30",
+        r"redirects to another address.*30",
         1,
     ),
     "reset": ([fake.reset], weather.ProviderFailed, "Connection reset", 3),
@@ -513,9 +560,11 @@ FAULTS = {
     "hang": ([fake.hang], weather.TooSlow, "no answer", 1),
     "drip": ([fake.drip], weather.TooSlow, "no answer", 1),
     "drip of headers": ([fake.drip_headers], weather.TooSlow, "no answer", 1),
+    "500, cod 200": ([fake.says(500, '{"cod": 200}')], weather.ProviderFailed, "down .status 500", 3),
     "429": ([limit()], weather.RateLimited, "does not say when", 1),
     "429 later": ([limit(Retry_After="60")], weather.RateLimited, "in 60 s", 1),
     "429 date": ([limit(Retry_After="Sun, 01 Mar 2026 12:00:00 GMT")], weather.RateLimited, "come back Sun, 01 Mar", 1),
+    "429 minute": ([limit("Minutely API request limit")], weather.RateLimited, "in 60 s", 1),
     "429 hour": ([limit("Hourly API request limit", Retry_After="1")], weather.RateLimited, "in 3600 s", 1),
     "429 day": ([limit("Daily API request limit", Retry_After="1")], weather.RateLimited, "in 86400 s", 1),
 }
@@ -543,11 +592,12 @@ def everything_of(error):
 
 
 @pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("paths", [GEOCODERS, PATHS], ids=["finding", "asking"])
 @both
-def test_each_fault_is_told_truly_and_without_the_key(provider, name, get, server, caplog, monkeypatch, capfd):
+def test_each_fault_is_told_truly_and_without_the_key(provider, paths, name, get, server, caplog, monkeypatch, capfd):
     faults, kind, words, attempts = FAULTS[name]
+    path = paths[provider]
     monkeypatch.setattr(weather, "BACKOFF_S", (0.001, 0.001, weather.INFINITE_S))
-    path = (GEOCODERS if name.startswith("h") else PATHS)[provider]
     server.faults[path] = [*faults]
     timeout_s = 0.2 if kind is weather.TooSlow else 5
     with caplog.at_level(logging.DEBUG), pytest.raises(weather.WeatherError, match=words) as caught:
@@ -559,6 +609,44 @@ def test_each_fault_is_told_truly_and_without_the_key(provider, name, get, serve
     told = everything_of(caught.value) + caplog.text + "".join(capfd.readouterr())
     told += "".join(repr(vars(record)) for record in caplog.records)
     assert "SENTINEL" not in told
+
+
+def test_a_key_that_is_none(get, server):
+    """It is not taken for a secret: to hide it in all that is said would garble that."""
+    with pytest.raises(weather.BadKey, match="does not accept the key"):
+        get("London", "openweathermap", api_key="4")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("REQUESTS_CA_BUNDLE", "/nonexistent", "cannot be asked: .*/nonexistent"),
+        ("HTTPS_PROXY", "http://user:SENTINEL@[x/", "address is none"),
+    ],
+)
+def test_an_environment_that_is_wrong(variable, value, words, get, server, monkeypatch, caplog):
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("OPENWEATHERMAP_URL", "https://weather.invalid")
+    with caplog.at_level(logging.DEBUG), pytest.raises(weather.WeatherError, match=words) as caught:
+        get("London", "openweathermap")
+    assert "SENTINEL" not in str(caught.value) + caplog.text
+
+
+def test_a_connection_that_takes_too_long_is_tried_again(get, server, monkeypatch):
+    """A listener whose backlog is full answers nothing."""
+    monkeypatch.setattr(weather, "BACKOFF_S", (0.001, 0.001, weather.INFINITE_S))
+    monkeypatch.setattr(weather, "CONNECT_S", 0.1)
+    tried = []
+    monkeypatch.setattr(weather.Provider, "_try", counting(weather.Provider._try, tried))
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.create_connection(full.getsockname()):
+        monkeypatch.setenv("OPEN_METEO_GEOCODING_URL", f"http://127.0.0.1:{full.getsockname()[1]}")
+        with pytest.raises(weather.TooSlow):
+            get("London")
+    assert len(tried) == 3
+
+
+def counting(function, calls):
+    return lambda *args: (calls.append(args), function(*args))[1]
 
 
 def test_the_key_arrives(get, server):
@@ -609,7 +697,7 @@ def test_a_redirect_gets_no_key(provider, get, server, serving):
     """The other host is another server here."""
     other = serving(fake.FakeWeather())
     server.faults["*"] = [fake.says(307, "", Location=other.url + PATHS[provider])]
-    with pytest.raises(weather.ProviderFailed, match=r"not its JSON \(status 30"):
+    with pytest.raises(weather.ProviderFailed, match="redirects to another address"):
         get("London", provider)
     assert not other.asked
     other.shutdown()
@@ -677,6 +765,14 @@ def test_a_certificate_that_is_not_trusted(over_tls, caplog):
     assert not over_tls.asked
 
 
+def test_a_proxy_that_lets_nothing_through(run, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", closed_port())
+    monkeypatch.setenv("OPENWEATHERMAP_URL", "https://weather.invalid")
+    status, out, err = run("weather.py", "London", *options_for("openweathermap"))
+    assert (status, out, err.count("\n"), "SENTINEL" in err) == (1, "", 2, False)
+    assert "the proxy lets nothing through" in err
+
+
 # The cache
 
 
@@ -696,6 +792,18 @@ def test_an_answer_is_kept_for_ten_minutes(run, server, tmp_path, monkeypatch):
     assert len(server.asked) == asked + 2
     assert len(json.loads(path.read_text())) == 2  # what is old is gone
     assert [*path.parent.iterdir()] == [path]
+
+
+def test_what_was_learned_is_kept_when_it_is_interrupted(get, server, tmp_path):
+    answers = weather.OpenMeteo().ask(["London", *["Paris"] * weather.AT_ONCE])
+    next(answers)
+    answers.close()
+    assert "London" in next((tmp_path / "cache").iterdir()).read_text()
+
+
+def test_no_cache_leaves_nothing(run, server, tmp_path):
+    assert run("weather.py", "London", "--no-cache")[0] == 0
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"\xff", b'{"question": 1, "answer": []}', b"[" * 100_000])
@@ -735,7 +843,7 @@ def ten(server, city="London", **options):
     return subprocess.run([sys.executable, ten_lines, server.url, city], capture_output=True, text=True, **options)
 
 
-def test_the_ten_lines_have_no_timeout(get, server):
+def test_ten_lines_have_no_timeout(get, server):
     server.faults["*"] = [fake.hang]
     with pytest.raises(subprocess.TimeoutExpired):
         ten(server, timeout=1)
@@ -743,7 +851,7 @@ def test_the_ten_lines_have_no_timeout(get, server):
         get("London", timeout_s=0.1)
 
 
-def test_the_ten_lines_show_their_key(run, server, monkeypatch):
+def test_ten_lines_show_their_key(run, server, monkeypatch):
     """It is enough that nobody listens."""
     server.url = closed_port()
     monkeypatch.setenv("OPENWEATHERMAP_URL", server.url)
@@ -752,7 +860,7 @@ def test_the_ten_lines_show_their_key(run, server, monkeypatch):
     assert (status, "SENTINEL" in out + err) == (1, False)
 
 
-def test_the_ten_lines_call_every_fault_the_same(get, server):
+def test_ten_lines_call_every_fault_the_same(get, server):
     told = set()
     for body in ({"cod": 401}, {"cod": "404"}, {"cod": 429}):
         server.faults["*"] = [fake.says(int(body["cod"]), json.dumps(body))]
@@ -763,7 +871,7 @@ def test_the_ten_lines_call_every_fault_the_same(get, server):
     assert len(told) == 3
 
 
-def test_the_ten_lines_take_200_for_success(get, server):
+def test_ten_lines_take_200_for_success(get, server):
     server.faults["*"] = [fake.says(200, '{"cod": "404", "message": "city not found"}')]
     assert "Traceback" in ten(server).stderr
     with pytest.raises(weather.CityNotFound):

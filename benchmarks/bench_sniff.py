@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: 0BSD
+"""Compare sniff.py with the tutorial's scapy loop, tshark and tcpdump: a file, then live packets.
+
+Needs root: all of it is on the loopback interface of a network namespace of its own.
+"""
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+from common import MEASURED_CPU, ROOT, Result, build_directory, compare, print_rates, start_benchmark
+
+CLONE_NEWNET = 0x40000000  # unshare(2)
+PACKETS = 300_000
+FEWER = 10_000  # for the tutorial's loop, whose rate does not depend on it
+LIVE_S, PORT = 4.0, 45_454
+RATES = (5_000, 20_000, 50_000, 80_000)
+START_S, DRAIN_S = 3.0, 1.0
+OURS, LOOP = "sniff.py", "the tutorial's loop"
+TUTORIAL = """
+import sys
+from scapy.all import sniff
+source = {"offline": sys.argv[2]} if sys.argv[1] == "-r" else {"iface": sys.argv[2], "filter": sys.argv[3]}
+sniff(prn=lambda packet: print(packet.summary(), flush=True), **source)
+"""
+
+
+def programs():
+    found = {
+        OURS: [sys.executable, ROOT / "sniff.py"],
+        LOOP: [sys.executable, "-c", TUTORIAL],
+        "tshark": ["tshark", "-n", "-l"],
+        "tcpdump": ["tcpdump", "-nn", "-l", "-Z", "root"],
+    }
+    return {name: command for name, command in found.items() if shutil.which(command[0])}
+
+
+def start(command, **options):
+    process = subprocess.Popen([str(each) for each in command], stderr=subprocess.DEVNULL, **options)
+    os.sched_setaffinity(process.pid, {MEASURED_CPU})
+    return process
+
+
+def talk(server):
+    """Serve TCP connections that send back what comes."""
+    while True:
+        connection, _ = server.accept()
+        with connection:
+            while data := connection.recv(65_536):
+                connection.send(data)
+
+
+def record(path, count):
+    """A capture of TCP and UDP over IPv4 and IPv6, by sniff.py itself."""
+    writer = start([*programs()[OURS], "-i", "lo", "-c", count, "-w", path])
+    server = socket.create_server(("127.0.0.1", 0))
+    threading.Thread(target=talk, args=[server], daemon=True).start()
+    datagrams = [socket.socket(family, socket.SOCK_DGRAM) for family in (socket.AF_INET, socket.AF_INET6)]
+    for sock, host in zip(datagrams, ("127.0.0.1", "::1"), strict=True):
+        sock.bind((host, 0))
+    while writer.poll() is None:
+        with socket.create_connection(server.getsockname()) as client:
+            for _ in range(20):
+                client.send(b"x" * 100)
+                client.recv(65_536)
+                for sock in datagrams:
+                    sock.sendto(b"y" * 50, sock.getsockname())
+                    sock.recv(100)
+
+
+def read_file(command, path, count):
+    command = [each for each in command if each != "-l"]  # nobody waits for a line
+    began = time.perf_counter()
+    with start([*command, "-r", path], stdout=subprocess.DEVNULL) as process:
+        process.wait()
+    return Result(count / (time.perf_counter() - began), process.returncode)
+
+
+def send(rate, seconds):
+    """So many datagrams a second in bursts of a millisecond; how many that were."""
+    sent, began = 0, time.perf_counter()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        while (passed := time.perf_counter() - began) < seconds:
+            while sent < passed * rate:
+                sock.sendto(b"x" * 100, ("127.0.0.1", PORT))
+                sent += 1
+            time.sleep(0.001)
+    return sent
+
+
+def peak_mb(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def live(name, command, rate, figures):
+    """Lines that come of the packets sent, a second."""
+    where = ["live", "lo"] if name == LOOP else ["-i", "lo"]
+    with tempfile.TemporaryFile() as output:
+        process = start([*command, *where, f"udp dst port {PORT}"], stdout=output)
+        time.sleep(START_S)
+        sent = send(rate, LIVE_S)
+        time.sleep(DRAIN_S)
+        peak = peak_mb(process.pid)
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        output.seek(0)
+        seen = sum(str(PORT).encode() in line for line in output)
+    if name == LOOP:
+        seen //= 2  # it sees what goes out on loopback, and the same coming in
+    figures.setdefault(name, []).append((sent - seen, peak))
+    return Result(seen / LIVE_S, 0)
+
+
+def main():
+    args = start_benchmark(__doc__, rounds=3, peer="what sends")
+    if ctypes.CDLL(None).unshare(CLONE_NEWNET):
+        sys.exit("needs root, for a network namespace")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    count = int(PACKETS * args.scale)
+    files = {number: Path(build_directory()) / f"{number}.pcap" for number in (count, FEWER)}
+    for number, path in files.items():
+        record(path, number)
+    sizes = {name: FEWER if name == LOOP else count for name in programs()}
+    runs = {name: partial(read_file, command, files[sizes[name]], sizes[name]) for name, command in programs().items()}
+    print_rates(f"A file of {count:,} packets", "packets/s", compare(runs, args.rounds), LOOP)
+    for rate in RATES:
+        figures = {}
+        runs = {name: partial(live, name, command, rate, figures) for name, command in programs().items()}
+        print_rates(f"Live, {rate:,} packets/s for {LIVE_S:g} s", "packets seen/s", compare(runs, args.rounds), LOOP)
+        for name, each in figures.items():
+            missed, peak = (statistics.median(values) for values in zip(*each, strict=True))
+            print(f"{name}: {missed:,.0f} packets without a line, {peak:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

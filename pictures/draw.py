@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Draw the README's pictures: run the scripts as a user does, and keep what the terminal shows as SVG.
+
+  python pictures/draw.py [NAME ...]     those of these names, else all (sniff and http_analyzer need root)
+
+Needs rich (requirements-dev.txt). The weather comes from the tests' stand-in for the providers, on loopback.
+"""
+
+import contextlib
+import fcntl
+import io
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.terminal_theme import MONOKAI
+from rich.text import Text
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+COLUMNS, ROWS = 92, 40
+sys.path.insert(0, str(ROOT / "tests"))
+
+
+def shown(*command, env=None):
+    """Run a script on a terminal of its own; return what that shows."""
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS), **(env or {})}
+    with subprocess.Popen([sys.executable, *command], cwd=ROOT, stdin=end, stdout=end, stderr=end, env=environment):
+        os.close(end)
+        printed = b""
+        with contextlib.suppress(OSError):
+            while data := os.read(terminal, 65_536):
+                printed += data
+    os.close(terminal)
+    return without_what_was_overwritten(printed.decode())
+
+
+def without_what_was_overwritten(text):
+    """The last state of each line, as progress and tables drawn in place leave it."""
+    text = re.split(r"\x1b\[H\x1b\[J", text)[-1].replace("\r\n", "\n")
+    return "\n".join(re.split(r"\r(?:\x1b\[K)?", line)[-1] for line in text.split("\n"))
+
+
+@contextlib.contextmanager
+def running(*command):
+    with subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        yield process
+        process.terminate()
+
+
+def servers():
+    with running("tcp_server.py", "-q"):
+        client = shown("tcp_client.py")
+    return f"$ python3 tcp_server.py &\nListening on 127.0.0.1:12345\n$ python3 tcp_client.py\n{client}"
+
+
+def async_client():
+    with running("tcp_server.py", "-q"):
+        return "$ python3 async_client.py -n 20000 -c 50\n" + shown("async_client.py", "-n", "20000", "-c", "50")
+
+
+def weather():
+    import fake_weather
+
+    fake_weather.NOW = int(time.time()) - 720
+    server = fake_weather.FakeWeather()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    names = ("OPENWEATHERMAP_URL", "OPEN_METEO_URL", "OPEN_METEO_GEOCODING_URL")
+    env = dict.fromkeys(names, server.url)
+    text = shown("weather.py", "Paris", "--forecast", "7", "--no-cache", env=env)
+    server.shutdown()
+    server.close()
+    return f"$ python3 weather.py Paris --forecast 7\n{text}"
+
+
+def sniff():
+    """Both servers and their clients, on loopback; needs root."""
+    with running("tcp_server.py", "--echo", "-q"), running("udp_server.py", "-q", "--port", "5353"):
+        threading.Thread(target=talk).start()
+        text = shown("sniff.py", "-i", "lo", "--top", "--duration", "4")
+    return f"$ sudo python3 sniff.py -i lo --top\n{text}"
+
+
+def talk():
+    time.sleep(1.5)  # until the sniffer listens: it says so on the terminal, not here
+    quiet = {"cwd": ROOT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    for command in (
+        ["async_client.py", "-n", "200", "-r", "4", "--message", "x" * 100],
+        ["async_client.py", "--host", "127.0.0.2", "-n", "200", "--port", "12345"],
+        *(["udp_server.py", "--port", "5353", "--send", "x" * size] for size in (100, 1_000, 10_000, 60_000)),
+    ):
+        subprocess.run([sys.executable, *command], **quiet)
+
+
+SCENES = {"servers": servers, "async_client": async_client, "weather": weather, "sniff": sniff}
+
+
+def draw(name):
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
+    console.print(Text.from_ansi(SCENES[name]().rstrip()))
+    svg = console.export_svg(title=name, theme=MONOKAI, unique_id=name)
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # the viewer's own fonts, and no request for any
+    svg = svg.replace("Fira Code", "ui-monospace").replace("<svg ", '<svg xml:space="preserve" ', 1)
+    (HERE / f"{name}.svg").write_text(svg)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or SCENES:
+        draw(name)
