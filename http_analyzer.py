@@ -1292,6 +1292,12 @@ def complain(level: str, message: str) -> None:
             print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
 
 
+def tell(message: str) -> None:
+    if sys.stderr:
+        with contextlib.suppress(OSError):
+            print(message, file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
     """Around output: a closed pipe ends the program quietly, a full disk with one line."""
@@ -1367,7 +1373,12 @@ class Run:
                 complain("error", f"{printable(path)}: {getattr(error, 'strerror', None) or error}")
 
     def show_progress(self, path: str, position: int) -> None:
-        if sys.stderr and sys.stderr.isatty() and not sys.stdout.isatty() and time.monotonic() >= self.shown + TICK_S:
+        if (
+            sys.stderr
+            and sys.stderr.isatty()
+            and not (sys.stdout and sys.stdout.isatty())
+            and time.monotonic() >= self.shown + TICK_S
+        ):
             self.shown = time.monotonic()
             size = os.path.getsize(path) if os.path.isfile(path) else 0
             print(f"\r{position:,} of {size:,} bytes", end="\r", file=sys.stderr, flush=True)
@@ -1388,7 +1399,7 @@ class Run:
     def listen(self) -> Iterator[str]:
         live = Interface(self.args.i, " ".join(self.args.filter), self.stop)
         become_caller()
-        print(f"Reading HTTP on {printable(live.interface)}... Press Ctrl+C to stop.", file=sys.stderr, flush=True)
+        tell(f"Reading HTTP on {printable(live.interface)}... Press Ctrl+C to stop.")
         yield from self.lines(live)
         if drops := live.drops():
             complain("warning", f"the kernel dropped {drops:,} packets: a FILTER may help")
@@ -1397,14 +1408,11 @@ class Run:
         har, between = self.args.format == "har", ""
         flush = not self.args.files or not all(map(os.path.isfile, self.args.files))
         with writing():
-            sys.stdout.write(HAR_BEGIN + "\n" if har else "")
+            print(HAR_BEGIN + "\n" if har else "", end="")
             for line in itertools.islice(lines, self.args.c):
-                sys.stdout.write(between + line if har else line + "\n")
+                print(between + line if har else line + "\n", end="", flush=flush)
                 between = ",\n"
-                if flush:
-                    sys.stdout.flush()
-            sys.stdout.write("\n]}}\n" if har else "")
-            sys.stdout.flush()
+            print("\n]}}\n" if har else "", end="", flush=True)
 
 
 def job(args: argparse.Namespace, path: str) -> tuple[str, Summary, bool]:
