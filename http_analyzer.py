@@ -1373,12 +1373,8 @@ class Run:
                 complain("error", f"{printable(path)}: {getattr(error, 'strerror', None) or error}")
 
     def show_progress(self, path: str, position: int) -> None:
-        if (
-            sys.stderr
-            and sys.stderr.isatty()
-            and not (sys.stdout and sys.stdout.isatty())
-            and time.monotonic() >= self.shown + TICK_S
-        ):
+        on_terminal = sys.stderr and sys.stderr.isatty() and not (sys.stdout and sys.stdout.isatty())
+        if on_terminal and time.monotonic() >= self.shown + TICK_S:
             self.shown = time.monotonic()
             size = os.path.getsize(path) if os.path.isfile(path) else 0
             print(f"\r{position:,} of {size:,} bytes", end="\r", file=sys.stderr, flush=True)
@@ -1439,8 +1435,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError:
         complain("error", "it needs scapy: pip install scapy")
         return 1
-    except CaptureError as error:
-        complain("error", printable(str(error)))
+    except (CaptureError, OSError) as error:
+        complain("error", printable(getattr(error, "strerror", None) or str(error)))
         return 1
     if args.summary:
         with writing():
