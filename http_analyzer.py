@@ -971,6 +971,8 @@ def compile_filter(expression: str, linktype: int) -> Callable[[bytes, int], int
 class CaptureInput(io.RawIOBase):
     """A file or standard input. `stop` ends it, also while a pipe has nothing to say; `progress` hears of each read."""
 
+    _file: Any = None
+
     def __init__(self, path: str, stop: Stop | None, progress: Callable[[int], None] | None) -> None:
         self._file = io.FileIO(0 if path == "-" else path, closefd=path != "-")
         self._stop, self._waits, self._progress = stop, not os.path.isfile(path), progress
@@ -983,14 +985,15 @@ class CaptureInput(io.RawIOBase):
         while self._stop and (self._stop.asked or (self._waits and not self._stop.wait(self._file))):
             if self._stop.asked:
                 return 0
-        size = self._file.readinto(buffer) or 0
+        size: int = self._file.readinto(buffer) or 0
         self._position += size
         if self._progress:
             self._progress(self._position)
         return size
 
     def close(self) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
         super().close()
 
 
