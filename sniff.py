@@ -847,7 +847,6 @@ class Output:
 
     def run(self) -> None:
         try:
-            self._take([])  # so that -w has a header
             for batch in self._source.batches():
                 self._take(batch[: self._args.c - self._captured] if self._args.c else batch)
                 now = time.monotonic()
@@ -903,6 +902,8 @@ def run(args: argparse.Namespace) -> None:
         if args.r and args.w and os.path.exists(args.w) and os.path.samefile(args.r, args.w):
             raise CaptureError("-w would overwrite it while it is read")
         writer = None if args.w is None else CaptureWriter(files, args.w)
+        if writer:
+            writer.write([], source.linktype, source.nano)  # the header: a file without packets is one, too
         if args.v:
             complain("info", "-v dissects every field of every packet: slow, and packets may be lost")
             as_dissected(RAW, b"")  # loads scapy while it may be read
