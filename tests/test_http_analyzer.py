@@ -270,7 +270,7 @@ def test_ten_thousand_mutated_captures_raise_nothing_and_print_no_control_charac
     assert lines > 20_000
 
 
-def test_ten_thousand_mutated_files_end_with_an_error_of_ours(tmp_path, capture):
+def test_two_thousand_mutated_files_end_with_an_error_of_ours(tmp_path, capture):
     rng, path = random.Random(6), tmp_path / "mutated"
     data = capture.read_bytes()
     for _ in range(2_000):
