@@ -113,6 +113,19 @@ def open_files():
     return len(os.listdir("/proc/self/fd"))
 
 
+def free_port(kind=socket.SOCK_STREAM):
+    """A port of 127.0.0.1 that nobody has."""
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def process_status(process):
+    """/proc/PID/status (Linux): the words after each name; sizes are in kB."""
+    with open(f"/proc/{process.pid}/status") as file:
+        return {name: words.split() for name, _, words in (line.partition(":") for line in file)}
+
+
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
     """(certificate, key): two PEM files for localhost."""

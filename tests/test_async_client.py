@@ -17,7 +17,7 @@ import threading
 import time
 
 import pytest
-from conftest import ROOT, in_namespace, wait_for_route
+from conftest import ROOT, free_port, in_namespace, wait_for_route
 
 import async_client
 from async_client import exchange
@@ -134,11 +134,6 @@ def sends(*pieces, pause_s=0.0):
             threading.Event().wait(pause_s)
 
     return handle
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def resolve_to(monkeypatch, *hosts):

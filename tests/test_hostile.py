@@ -12,17 +12,15 @@ import struct
 import subprocess
 import time
 from functools import partial
-from pathlib import Path
 
 import fake_weather
 import pytest
-from conftest import ROOT, TIME_LIMIT_S, in_namespace
+from conftest import ROOT, TIME_LIMIT_S, free_port, in_namespace, process_status
 
 from tcp_server import Greeter, TCPServer
 from udp_server import UDPServer
 
 EVIL = bytes(range(256)) + "\x9b31m\u202e\u2066\u2028\x1b]0;owned\x07\r\nforged line".encode()
-LINE = re.compile(r"\w+\.py: (?:error|warning|info): .+")  # all that may be on stderr, but for counters
 
 needs_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs root: sudo python -m pytest")
 
@@ -92,12 +90,6 @@ SERVERS = {"tcp_server.py": socket.SOCK_STREAM, "udp_server.py": socket.SOCK_DGR
 
 every_client = pytest.mark.parametrize("name", SCENES)
 every_server = pytest.mark.parametrize("name", SERVERS)
-
-
-def free_port(kind=socket.SOCK_STREAM):
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def errors(text):
@@ -201,7 +193,7 @@ def test_an_endless_peer_is_left(name, script):
 
 
 def peak_memory_kb(process):
-    return int(re.search(r"VmHWM:\s+(\d+)", (Path("/proc") / str(process.pid) / "status").read_text())[1])
+    return int(process_status(process)["VmHWM"][0])
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
@@ -338,7 +330,7 @@ def test_a_capture_in_which_the_clock_goes_back(name, world, script):
     assert len(out.splitlines()) == (2 if name == "sniff.py" else 1)
 
 
-def test_the_servers_do_not_look_at_the_clock_on_the_wall(serving):
+def test_the_servers_do_not_look_at_the_clock_on_the_wall():
     """Idle connections and grace are counted on a clock that never goes back."""
     for name in ("tcp_server.py", "udp_server.py", "tcp_client.py", "async_client.py"):
         assert not re.search(r"\btime\.time\(|\bdatetime\.now\(", (ROOT / name).read_text())

@@ -20,7 +20,7 @@ import time
 from functools import partial
 
 import pytest
-from conftest import ROOT, in_namespace
+from conftest import ROOT, in_namespace, process_status
 from scapy.all import (
     ARP,
     ICMP,
@@ -566,10 +566,9 @@ def test_privileges_are_gone_and_the_file_is_the_users(script, tmp_path):
     path = tmp_path / "out.pcap"
     sniffer = Sniffer(script, "-w", path, FILTER, env=os.environ | {"SUDO_UID": "65534", "SUDO_GID": "65534"})
     assert "privileges" in sniffer.said[0]
-    with open(f"/proc/{sniffer.process.pid}/status") as file:
-        status = dict(line.split(":\t", 1) for line in file)
-    assert status["Uid"].split() == status["Gid"].split() == ["65534"] * 4
-    assert (status["Groups"].strip(), int(status["CapEff"], 16), int(status["CapPrm"], 16)) == ("", 0, 0)
+    status = process_status(sniffer.process)
+    assert status["Uid"] == status["Gid"] == ["65534"] * 4
+    assert (status["Groups"], int(status["CapEff"][0], 16), int(status["CapPrm"][0], 16)) == ([], 0, 0)
     send(3)
     assert path.stat().st_uid == 65_534
     wait_for_size(path, 24 + 3 * (16 + 44))
@@ -595,8 +594,7 @@ def test_a_user_who_may_not_read_this_python_can_filter_pcapng(run, tmp_path):
 def test_ten_lines_stay_root(script):
     process = script(TEN_LINES, "lo", ignored=["DeprecationWarning"])
     process.stdout.readline()
-    with open(f"/proc/{process.pid}/status") as file:
-        assert "Uid:\t0\t0\t0\t0\n" in file.read()
+    assert process_status(process)["Uid"] == ["0"] * 4
     process.terminate()
 
 
@@ -764,12 +762,16 @@ def block(order, kind, body):
     return struct.pack(order + "II", kind, len(body) + 12) + body + struct.pack(order + "I", len(body) + 12)
 
 
+def section(order):
+    return block(order, 0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1))
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_pcapng_with_all_its_options(run, tmp_path, order):
     """Units that are powers of two, an offset of the time, packets without one, cut by the snapshot length."""
     frame, path = raw(ETHER / V4 / UDP(sport=5, dport=6)), tmp_path / "options.pcapng"
     options = struct.pack(order + "HHBxxxHHq", 9, 1, 0x80 | 10, 14, 8, 1_000)
-    data = block(order, 0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1))
+    data = section(order)
     data += block(order, 1, struct.pack(order + "HxxI", 1, 35) + options)
     data += block(order, 6, struct.pack(order + "IIIII", 0, 0, 512, len(frame), len(frame)) + frame)
     data += block(order, 3, struct.pack(order + "I", len(frame)) + frame[:35])
@@ -826,7 +828,7 @@ def test_filters_of_length_and_of_old_raw_ip(run, tmp_path):
 
 def test_a_pcap_file_has_one_link_type_and_keeps_lengths(run, tmp_path):
     path, written = tmp_path / "two.pcapng", tmp_path / "written.pcap"
-    data = block("<", 0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1))
+    data = section("<")
     data += b"".join(block("<", 1, struct.pack("<HxxI", linktype, 0)) for linktype in (1, 101))
     for number, frame in enumerate((ETHER_FRAME, raw(V4 / UDP()))):
         data += block("<", 6, struct.pack("<IIIII", number, 0, 0, len(frame), len(frame)) + frame)
@@ -838,7 +840,7 @@ def test_a_pcap_file_has_one_link_type_and_keeps_lengths(run, tmp_path):
     path.write_bytes(data)
     assert lines(run("sniff.py", "-r", path, "-w", written)) == []
     assert [(length, len(kept)) for _, length, _, _, kept in records(written)] == [(1_500, 20)]
-    path.write_bytes(block("<", 0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1)))
+    path.write_bytes(section("<"))
     assert lines(run("sniff.py", "-r", path, "-w", written)) == []
     assert (len(written.read_bytes()), records(written)) == (24, [])
 
@@ -860,26 +862,17 @@ def test_all_that_root_has_is_given_up(script, tmp_path):
     """Further groups, too; and only the file that it made itself changes hands."""
     path = tmp_path / "out.pcap"
     tmp_path.chmod(0o777)
-    process = script("sniff.py", *LO, "--user", "nobody", "-w", path, preexec_fn=lambda: os.setgroups([0, 4, 27]))
-    while "Starting" not in process.stderr.readline():
-        pass
-    status = open_status(process.pid)
+    sniffer = Sniffer(script, "--user", "nobody", "-w", path, preexec_fn=lambda: os.setgroups([0, 4, 27]))
+    status = process_status(sniffer.process)
     assert status["Groups"] == []
     assert status["Uid"] == [str(NOBODY)] * 4
     assert path.stat().st_uid == NOBODY
     assert len(path.read_bytes()) == 24  # a header, before any packet
-    process.finish(signal.SIGINT)
+    sniffer.process.finish(signal.SIGINT)
     owner = os.stat(os.devnull).st_uid
-    process = script("sniff.py", *LO, "--user", "nobody", "-w", os.devnull)
-    while "Starting" not in process.stderr.readline():
-        pass
+    sniffer = Sniffer(script, "--user", "nobody", "-w", os.devnull)
     assert os.stat(os.devnull).st_uid == owner
-    process.finish(signal.SIGINT)
-
-
-def open_status(pid):
-    with open(f"/proc/{pid}/status") as file:
-        return {key: value.split() for key, value in (line.rstrip("\n").split(":", 1) for line in file)}
+    sniffer.process.finish(signal.SIGINT)
 
 
 @root_on_linux

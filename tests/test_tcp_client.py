@@ -13,6 +13,7 @@ import subprocess
 import threading
 
 import pytest
+from conftest import free_port
 
 import tcp_client
 from tcp_client import ReceiveError, receive, stream
@@ -78,11 +79,6 @@ def reset(connection):
     """Close with a reset instead of an orderly end."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def read_exactly(pipe, length):

@@ -13,7 +13,7 @@ import struct
 import threading
 
 import pytest
-from conftest import open_files
+from conftest import free_port, open_files, process_status
 
 import tcp_server
 from tcp_server import Echo, Greeter, Handler, TCPServer
@@ -193,10 +193,9 @@ def limit_files(soft, hard):
     return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def status(process, name):
-    """A line of /proc/PID/status, as a number of bytes."""
-    with open(f"/proc/{process.pid}/status") as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
+def memory(process):
+    """What it occupies, in bytes."""
+    return int(process_status(process)["VmRSS"][0]) * 1024
 
 
 def processor_time_s(process):
@@ -328,11 +327,11 @@ def test_a_half_close_before_the_first_byte_is_read_loses_nothing(serving, conne
 def test_a_peer_that_does_not_read_is_not_read_from_and_memory_stays_flat(script, connect):
     process, address = start_server(script, "--echo", "-q")
     assert ask(connect(address), b"warm") == b"warm"
-    before = status(process, "VmRSS")
+    before = memory(process)
     flooder = connect(address)
     sent = send_until_full(flooder)
     assert sent < 128 * MIB
-    assert status(process, "VmRSS") - before < 4 * MIB
+    assert memory(process) - before < 4 * MIB
     assert ask(connect(address), b"others are served") == b"others are served"
     flooder.shutdown(socket.SHUT_WR)
     assert len(read_to_end(flooder)) == sent
@@ -441,11 +440,6 @@ def test_an_address_that_the_resolver_names_twice_is_bound_once(monkeypatch, por
     resolve_to(monkeypatch, "127.0.0.1", "127.0.0.1")
     with TCPServer(("localhost", free_port() if port is None else port), Greeter) as server:
         assert len(server.addresses) == 1
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 @needs_ipv6

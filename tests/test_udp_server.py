@@ -15,7 +15,7 @@ import threading
 import time
 
 import pytest
-from conftest import ROOT, in_namespace, wait_for_route
+from conftest import ROOT, free_port, in_namespace, wait_for_route
 
 from udp_server import UDPServer, ask
 
@@ -98,12 +98,6 @@ def first_answer(address):
             return answer_to(client, b"hi")
         time.sleep(0.01)
     raise AssertionError(f"nobody at {address}")
-
-
-def free_port():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def shell_redirecting(redirection, *arguments):
@@ -218,7 +212,7 @@ def test_a_closed_stdout_does_not_stop_it(script):
 
 @pytest.mark.parametrize("redirection", [">/dev/full", ">&-", "2>&-", ">&- 2>&-"])
 def test_it_serves_without_an_output_to_write_to(redirection):
-    address = ("127.0.0.1", free_port())
+    address = ("127.0.0.1", free_port(socket.SOCK_DGRAM))
     with shell_redirecting(redirection, "--host", address[0], "--port", address[1]) as server:
         try:
             assert first_answer(address) == b"Server received: hi"
@@ -260,7 +254,7 @@ def one_error(result):
 
 
 def test_send_to_nobody_is_one_line_and_status_1(run):
-    result = run("udp_server.py", "--port", free_port(), "--send", "hi", "--timeout", 20)
+    result = run("udp_server.py", "--port", free_port(socket.SOCK_DGRAM), "--send", "hi", "--timeout", 20)
     assert "refused" in one_error(result)
     assert result[1] == ""
 
@@ -549,7 +543,7 @@ def test_a_port_taken_in_one_family_frees_the_other(monkeypatch):
 
 @pytest.mark.parametrize("port", [0, None], ids=["any port", "a port"])
 def test_an_address_that_a_name_has_twice_is_bound_once(monkeypatch, port):
-    port = free_port() if port is None else port
+    port = free_port(socket.SOCK_DGRAM) if port is None else port
     resolve_to(monkeypatch, "127.0.0.1", "127.0.0.1")
     with UDPServer(("localhost", port)) as server:
         assert len(server.addresses) == 1

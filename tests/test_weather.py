@@ -17,7 +17,7 @@ import traceback
 
 import fake_weather as fake
 import pytest
-from conftest import ROOT
+from conftest import ROOT, free_port
 from fake_weather import KEY
 
 import weather
@@ -704,8 +704,7 @@ def test_a_redirect_gets_no_key(provider, get, server, serving):
 
 
 def closed_port(scheme="http"):
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        return f"{scheme}://127.0.0.1:{closed.getsockname()[1]}"
+    return f"{scheme}://127.0.0.1:{free_port()}"
 
 
 def test_nobody_listens(get, server, monkeypatch):
