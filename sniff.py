@@ -567,11 +567,10 @@ class CaptureWriter:
 class Live:
     """An interface, opened by scapy; on Linux, `any` is all of them. Raises CaptureError."""
 
-    nano, _stopped = False, False
+    nano = False
 
     def __init__(self, files: contextlib.ExitStack, interface: str | None, expression: str, buffer_bytes: int) -> None:
         self.interface, self._dropped, self._late = pick_interface(interface), 0, ""
-        self._woken, self._waker = (files.enter_context(end) for end in socket.socketpair())
         with explaining(self.interface):
             (self._open if ON_LINUX else self._open_elsewhere)(files, expression, buffer_bytes)
 
@@ -603,32 +602,23 @@ class Live:
         files.callback(self._socket.close)
         self.linktype = 0 if re.match("lo|utun|gif", self.interface) else ETHERNET
 
-    def stop_on_signals(self, files: contextlib.ExitStack, duration_s: float | None) -> None:
-        """So that what was received is still shown. A signal just before select() ends that, too: by the descriptor."""
-        self._waker.setblocking(False)
-        with contextlib.suppress(ValueError):  # not the main thread
-            signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-            files.callback(signal.set_wakeup_fd, -1)
-        on_signals(self._stop, duration_s)
-
-    def _stop(self, *_: object) -> None:
-        self._stopped = True
-        on_signals(signal.default_int_handler)  # should what reads the lines have stopped: a second one ends at once
-
     def batches(self) -> Iterator[list[Record]]:
         receive = self._receive if ON_LINUX else self._receive_elsewhere
-        while not self._stopped:
+        while True:
             batch = list[Record]()
             try:
-                batch.extend(receive())
+                batch.extend(receive(TICK_S))
+            except KeyboardInterrupt:
+                batch.extend(receive(0.0))  # what had come by then
+                raise
             except OSError as error:  # it was switched off, or taken away
-                yield batch
                 raise CaptureError(f"{self.interface}: {error.strerror}") from None
-            yield batch
+            finally:
+                yield batch
 
-    def _receive(self) -> Iterator[Record]:
+    def _receive(self, wait_s: float) -> Iterator[Record]:
         """What has arrived, after a moment at the latest."""
-        if self._socket not in select.select([self._socket, self._woken], [], [], TICK_S)[0]:
+        if not select.select([self._socket], [], [], wait_s)[0]:
             return
         with contextlib.suppress(BlockingIOError):
             for _ in range(BATCH):
@@ -644,8 +634,8 @@ class Live:
                 if not self._late or compile_filter(self._late, linktype)(judged, length):
                     yield time_ns, length + len(tag), linktype, shown, whole
 
-    def _receive_elsewhere(self) -> Iterator[Record]:
-        for each in self._socket.select([self._socket], 0.1):
+    def _receive_elsewhere(self, wait_s: float) -> Iterator[Record]:
+        for each in self._socket.select([self._socket], wait_s):
             _, frame, when = each.recv_raw()
             if frame:
                 yield int((when or time.time()) * NANO), len(frame), self.linktype, None, frame
@@ -684,13 +674,43 @@ def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int,
     return time_ns, length, tag
 
 
-def on_signals(handler: Any, duration_s: float | None = None) -> None:
-    """Have Ctrl+C, SIGTERM and the end of --duration call the handler."""
-    with contextlib.suppress(ValueError):  # not the main thread, which alone has signals
-        for name in {"SIGINT", "SIGTERM", "SIGALRM"} & {*dir(signal)}:  # Windows has no alarm
-            signal.signal(getattr(signal, name), handler)
+class Stop:
+    """Ctrl+C, SIGTERM and the end of --duration: a KeyboardInterrupt where packets are waited for, and nowhere else, so
+    that no output is torn. A second one comes anywhere: who reads the lines may have stopped.
+    """
+
+    _asked = _waits = False
+
+    def __init__(self) -> None:
+        with contextlib.suppress(ValueError):  # not the main thread, which alone has signals
+            for name in {"SIGINT", "SIGTERM", "SIGALRM"} & {*dir(signal)}:  # Windows has no alarm
+                signal.signal(getattr(signal, name), self._ask)
+
+    def _ask(self, *_: object) -> None:
+        again, self._asked = self._asked, True
+        if self._waits or again:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> None:
+        self._waits = True
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def __exit__(self, *_: object) -> None:
+        self._waits = False
+
+    def until(self, batches: Iterator[list[Record]], duration_s: float | None) -> Iterator[list[Record]]:
+        """The batches that come before it. Raises what they raise."""
+        ends_at = time.monotonic() + (duration_s or sys.maxsize)
         if duration_s and hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, duration_s)
+        with contextlib.suppress(KeyboardInterrupt):
+            while time.monotonic() < ends_at:
+                with self:
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                yield batch
 
 
 def scapy_conf() -> Any:
@@ -730,8 +750,8 @@ def read(path: str, filter: str = "") -> Iterator[Packet]:
         yield from packets(CaptureFile(files, path, filter))
 
 
-def drop_privileges(user: str | None, output: CaptureWriter | None) -> str:
-    """Become `user`, or the one who called sudo, and give them the output file; what came of it."""
+def drop_privileges(user: str | None, output: int | None) -> str:
+    """Become `user`, or the one who called sudo, and give them the output, if it is a file; what came of it."""
     if not hasattr(os, "geteuid") or os.geteuid():
         return ""
     import pwd
@@ -744,8 +764,8 @@ def drop_privileges(user: str | None, output: CaptureWriter | None) -> str:
     if not uid:
         return ""
     printable("\0")  # loads its codec: that user may not be allowed to read this Python's files
-    if output and output.file.closefd and stat.S_ISREG(os.fstat(output.file.fileno()).st_mode):
-        os.fchown(output.file.fileno(), uid, gid)
+    if output is not None and stat.S_ISREG(os.fstat(output).st_mode):
+        os.fchown(output, uid, gid)
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)
@@ -843,15 +863,14 @@ class Output:
             args.top and not self._lines and sys.stdout and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         )
         self._captured, self._looked_at, self._warned_at, self._drops = 0, 0.0, 0.0, 0
-        self._ends_at = time.monotonic() + (args.duration or sys.maxsize)  # for where there is no alarm
 
-    def run(self) -> None:
+    def run(self, stop: Stop) -> None:
         try:
-            for batch in self._source.batches():
+            for batch in stop.until(self._source.batches(), self._args.duration):
                 self._take(batch[: self._args.c - self._captured] if self._args.c else batch)
-                now = time.monotonic()
-                if self._captured == self._args.c or now >= self._ends_at:
+                if self._captured == self._args.c:
                     break
+                now = time.monotonic()
                 if now - self._looked_at >= TICK_S:
                     self._looked_at = now
                     if self._refreshes:
@@ -895,10 +914,11 @@ def tell(message: str) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    expression = " ".join(args.filter)
+    expression, stop = " ".join(args.filter), Stop()
     with contextlib.ExitStack() as files:
-        live = Live(files, args.i, expression, args.buffer << 20) if args.r is None else None
-        source = live or CaptureFile(files, args.r, expression)
+        with stop:
+            live = Live(files, args.i, expression, args.buffer << 20) if args.r is None else None
+            source = live or CaptureFile(files, args.r, expression)
         if args.r and args.w and os.path.exists(args.w) and os.path.samefile(args.r, args.w):
             raise CaptureError("-w would overwrite it while it is read")
         writer = None if args.w is None else CaptureWriter(files, args.w)
@@ -907,12 +927,11 @@ def run(args: argparse.Namespace) -> None:
         if args.v:
             complain("info", "-v dissects every field of every packet: slow, and packets may be lost")
             as_dissected(RAW, b"")  # loads scapy while it may be read
-        if said := drop_privileges(args.user, writer):
+        if said := drop_privileges(args.user, writer.file.fileno() if writer and args.w != "-" else None):
             complain("info", said)
         if live:
-            live.stop_on_signals(files, args.duration)
             tell(f"Starting packet capture on {printable(live.interface)}... Press Ctrl+C to stop.")
-        Output(args, source, writer).run()
+        Output(args, source, writer).run(stop)
         if writer:
             writer.write([], ETHERNET, False)  # a pcapng file without packets becomes a pcap file without
 
@@ -925,7 +944,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a letter
     logging.getLogger("scapy.runtime").setLevel(logging.CRITICAL)  # what fails, is said here
-    on_signals(signal.default_int_handler, args.duration if args.r else None)
     try:
         if args.D:
             with writing():
