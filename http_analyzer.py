@@ -39,17 +39,19 @@ import itertools
 import json
 import logging
 import math
+import multiprocessing
 import os
 import re
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
 import tempfile
 import time
 import zlib
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -75,19 +77,22 @@ MAX_FRAGMENTED, MAX_FRAGMENTS = 64, 256  # datagrams that wait for fragments; of
 GRACE, GRACE_S = 16, 1.0  # frames, seconds: captures mix directions up, and show acknowledgements before the bytes
 IDLE_S = 600.0  # then a connection is forgotten: a long poll takes less
 REUSE_BYTES = 16_777_216  # behind the end of a closed connection, a segment is a late one of its own
-READ_BYTES = 65_536
-MAX_FRAME_BYTES = 1_048_576  # a longer record is a damaged file
-LONGEST_FRAME_BYTES = 66_000  # of an interface: on loopback 65,550
 BATCH = 512  # packets, before somebody may stop it
 RECEIVE_BUFFER_BYTES = 33_554_432  # of the kernel: some 40,000 packets
-DEFAULT_FILTER = "tcp or ip6 or ip proto 41"  # "tcp" alone would lose VLANs' and what tunnels and extensions hide
+# "tcp" alone would lose VLANs' and what tunnels and extensions hide.
+DEFAULT_FILTER = "tcp or ip6 or ip proto 41 or ether proto 0x8100 or ether proto 0x88a8"
 MAX_HOSTS = 10_000  # that --summary counts one by one
-TICK_S = 0.2
+TICK_S = 1.0  # how often progress is shown
 DAY_S = 86_400.0
 
 # Numbers of Linux that the socket module does not name (packet(7); include/uapi/linux/if_packet.h).
 SOL_PACKET, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING = 263, 6, 8, 23
-SO_RCVBUFFORCE, SO_TIMESTAMPNS, VLANS, NANO = 33, 35, (0x8100,), 1_000_000_000
+SO_RCVBUFFORCE, SO_TIMESTAMPNS, ARPHRD_LOOPBACK, OUTGOING = 33, 35, 772, 4
+ON_LINUX = sys.platform == "linux"
+NANO = 1_000_000_000
+
+ETHERNET, RAW, VLANS = 1, 101, (0x8100,)
+Record = tuple[int, int, int, str | None, bytes]  # time in ns, length on the wire, link type, interface, frame
 
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 MASK, HALF = 0xFFFFFFFF, 0x80000000
@@ -96,12 +101,10 @@ TAGS = {b"\x81\x00": 4, b"\x88\xa8": 4, b"\x91\x00": 4, b"\x88\x64": 8}  # VLANs
 UDP, IPV6_IN_IPV4, FRAGMENT, AUTHENTICATION, TCP = 17, 41, 44, 51, 6
 EXTENSIONS = (0, 43, FRAGMENT, AUTHENTICATION, 60, 135)
 PLAIN = struct.Struct("!BxHxxHxBxx8x4xIIBB")  # IPv4 without options, and TCP
-MAGICS = {
-    struct.pack(order + "I", magic): (order, unit)
-    for order in "<>"
-    for magic, unit in ((0xA1B2C3D4, 1e-6), (0xA1B23C4D, 1e-9))
-}
 PCAPNG = b"\n\r\r\n"
+# What pcap begins with: its byte order, and nanoseconds in a unit of its times
+UNITS = {0xA1B2C3D4: 1000, 0xA1B23C4D: 1}
+MAGICS = {struct.pack(f"{order}I", magic): (order, UNITS[magic]) for order in "<>" for magic in UNITS}
 
 METHODS = rb"GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT|PROPFIND|PROPPATCH|MKCOL|COPY|MOVE|LOCK|UNLOCK|REPORT"
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}"
@@ -902,37 +905,6 @@ class HTTPAnalyzer:
 
 # Captures: files, and the wire.
 
-Frame = tuple[float, int, bytes]  # epoch seconds, link type
-
-
-class Stop:
-    """What ends a capture from outside: a signal, which must wake the one who waits, or the end of --duration."""
-
-    def __init__(self, duration_s: float | None = None) -> None:
-        self.asked = False
-        self._deadline = None if duration_s is None else time.monotonic() + duration_s
-        self._wake_end, self._waker = socket.socketpair()
-        self._waker.setblocking(False)
-
-    def on_signals(self) -> None:
-        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)  # one just before select() ends it, too
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, self.ask)
-
-    def ask(self, *_: object) -> None:
-        self.asked = True
-
-    def wait(self, source: Any) -> bool:
-        """Wait for a moment; True if `source` can be read."""
-        left_s = TICK_S if self._deadline is None else min(TICK_S, self._deadline - time.monotonic())
-        ready = select.select([source, self._wake_end], [], [], max(0.0, left_s))[0]
-        self.asked = self.asked or left_s <= 0
-        return source in ready
-
-    def close(self) -> None:
-        self._wake_end.close()
-        self._waker.close()
-
 
 @contextlib.contextmanager
 def explaining(what: str) -> Iterator[None]:
@@ -968,148 +940,210 @@ def compile_filter(expression: str, linktype: int) -> Callable[[bytes, int], int
     return matches
 
 
-class CaptureInput(io.RawIOBase):
-    """A file or standard input. `stop` ends it, also while a pipe has nothing to say; `progress` hears of each read."""
-
-    _file: Any = None
-
-    def __init__(self, path: str, stop: Stop | None, progress: Callable[[int], None] | None) -> None:
-        self._file = io.FileIO(0 if path == "-" else path, closefd=path != "-")
-        self._stop, self._waits, self._progress = stop, not os.path.isfile(path), progress
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while self._stop and (self._stop.asked or (self._waits and not self._stop.wait(self._file))):
-            if self._stop.asked:
-                return 0
-        size: int = self._file.readinto(buffer) or 0
-        self._position += size
-        if self._progress:
-            self._progress(self._position)
-        return size
-
-    def close(self) -> None:
-        if self._file:
-            self._file.close()
-        super().close()
+def passing(batch: list[Record], expression: str) -> list[Record]:
+    """What a BPF expression lets through; it is compiled for each link type."""
+    return [each for each in batch if compile_filter(expression, each[2])(each[4], each[1])] if expression else batch
 
 
-def read_pcap(file: Any) -> Iterator[Frame]:
-    """A classic pcap file, by hand: scapy's reader would take half of the time that there is for a frame."""
-    header = file.read(24)
-    order, unit = MAGICS[header[:4]]
-    linktype = int.from_bytes(header[20:24], "little" if order == "<" else "big") & 0x0FFFFFFF
-    unpack, data, at = struct.Struct(order + "IIII").unpack_from, b"", 0
-    while chunk := file.read1(READ_BYTES):
-        data, at, size = data[at:] + chunk, 0, len(data) - at + len(chunk)
-        while size - at >= 16:
-            second, fraction, length, _ = unpack(data, at)
-            end = at + 16 + length
-            if end > size:
-                if length > MAX_FRAME_BYTES:
-                    raise CaptureError("the file is damaged")
-                break
-            yield second + fraction * unit, linktype, data[at + 16 : end]
-            at = end
-    if at < len(data) or len(header) < 24:
-        raise CaptureError("the file is cut off in the middle of a packet")
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Around the reading of a file: it, or gzip's data in it, may end or be wrong anywhere."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, struct.error, IndexError) as error:
+        raise CaptureError(getattr(error, "strerror", None) or "the file is cut off or damaged") from None
 
 
-def read_pcapng(file: Any) -> Iterator[Frame]:
-    from scapy.utils import RawPcapNgReader
+class CaptureFile:
+    """A pcap or pcapng file, also one packed by gzip; "-" is standard input. Raises CaptureError and OSError."""
 
-    said: list[str] = []  # by scapy, which ends a damaged file as it ends a whole one, but for a warning
-    logger = logging.getLogger("scapy.runtime")
-    logger.setLevel(logging.WARNING)
-    logger.addFilter(lambda record: bool(said.append(record.getMessage())))  # type: ignore[func-returns-value]
-    reader = RawPcapNgReader(file)
-    with contextlib.suppress(EOFError):
-        while True:
-            frame, about = reader._read_packet(MAX_FRAME_BYTES)
-            yield ((about.tshigh or 0) << 32 | (about.tslow or 0)) / about.tsresol, about.linktype, frame
-    if any("lock" in text for text in said):
-        raise CaptureError("the file is damaged or cut off")
+    linktype, nano = -1, False  # of pcapng, each packet has its own
 
-
-def frames_of(path: str, stop: Stop | None = None, progress: Callable[[int], None] | None = None) -> Iterator[Frame]:
-    """The frames of a capture file. Raises CaptureError and OSError, after those that are whole."""
-    with CaptureInput(path, stop, progress) as raw:
-        file: Any = io.BufferedReader(raw, READ_BYTES)
-        if file.peek(2)[:2] == b"\x1f\x8b":
-            file = gzip.GzipFile(fileobj=file)
-        try:
-            magic = file.peek(4)[:4]
+    def __init__(self, files: contextlib.ExitStack, path: str, expression: str) -> None:
+        self._raw = io.FileIO(0 if path == "-" else path, closefd=path != "-")
+        self._file: Any = files.enter_context(io.BufferedReader(self._raw))
+        self._expression = expression
+        self._at_once = BATCH if os.path.isfile(path) else 1  # what comes through a pipe is shown as it comes
+        with reading():
+            if self._file.peek(1)[:1] == b"\x1f":
+                self._file = gzip.GzipFile(fileobj=self._file)
+            magic = self._file.read(4)
             if magic != PCAPNG and magic not in MAGICS:
                 raise CaptureError("no capture file: neither pcap nor pcapng")
-            yield from read_pcapng(file) if magic == PCAPNG else read_pcap(file)
-        except (EOFError, zlib.error):
-            raise CaptureError("the file is cut off: gzip cannot unpack it") from None
+            self._records = self._pcapng() if magic == PCAPNG else self._pcap(*MAGICS[magic])
+            if expression:  # a bad one is told at once; and scapy is loaded as long as it may be: see drop_privileges()
+                first = [*itertools.islice(self._records, 1)]
+                passing(first or [(0, 0, max(self.linktype, ETHERNET), None, b"")], expression)
+                self._records = itertools.chain(first, self._records)
 
+    def batches(self) -> Iterator[list[Record]]:
+        batch = None
+        while batch is None or len(batch) == self._at_once:
+            batch = list[Record]()
+            try:
+                with reading():
+                    batch.extend(itertools.islice(self._records, self._at_once))
+            finally:
+                yield passing(batch, self._expression)
 
-def wanted(frames: Iterable[Frame], expression: str) -> Iterator[Frame]:
-    """Those that a BPF expression lets through."""
-    matches = lru_cache(partial(compile_filter, expression))
-    return (frame for frame in frames if matches(frame[1])(frame[2], len(frame[2])))
+    def _take(self, size: int) -> bytes:
+        data = self._file.read(size) if size <= 1 << 24 else b""  # a packet larger than 16 MiB is damage
+        if len(data) < size:
+            raise EOFError
+        return data
 
+    def _pcap(self, order: str, scale: int) -> Iterator[Record]:
+        self.linktype = struct.unpack(order + "16xI", self._take(20))[0] & 0x03FFFFFF
+        self.nano = scale == 1
+        return self._pcap_records(struct.Struct(order + "IIII").unpack, scale)
 
-def analyze(path: str, filter: str = "", *, headers: bool = False) -> Iterator[Exchange]:
-    """The exchanges in a capture file (pcap, pcapng, also packed by gzip; "-" is standard input).
+    def _pcap_records(self, numbers: Callable[[bytes], tuple[int, ...]], scale: int) -> Iterator[Record]:
+        while head := self._file.read(16):
+            second, fraction, kept, length = numbers(head)
+            yield second * NANO + fraction * scale, length, self.linktype, None, self._take(kept)
 
-    filter: a BPF expression. headers: as for HTTPAnalyzer. Raises CaptureError and OSError, after what is whole.
-    """
-    frames = frames_of(path)
-    return exchanges_of(wanted(frames, filter) if filter else frames, HTTPAnalyzer(headers=headers))
+    def _pcapng(self) -> Iterator[Record]:
+        """The packets in a file's blocks (draft-ietf-opsawg-pcapng)."""
+        order, interfaces, head = "<", list[tuple[int, int, int, int]](), PCAPNG + self._take(8)
+        while head:
+            if head[:4] == PCAPNG:
+                order, interfaces = "<" if head[8] == 0x4D else ">", []
+            kind, size = struct.unpack_from(order + "II", head)
+            if size < 12 or size % 4:
+                raise EOFError
+            body = (head[8:] + self._take(size - 12))[:-4]
+            if kind == 1:
+                linktype, snaplen = struct.unpack_from(order + "HxxI", body)
+                interfaces.append((linktype, snaplen, *self._clock(order, body)))
+            elif kind in (2, 6):  # 2 is obsolete
+                form = order + ("5I" if kind == 6 else "HxxIIII")
+                number, high, low, kept, length = struct.unpack_from(form, body)
+                linktype, _, ticks, offset_s = interfaces[number]
+                time_ns = (high << 32 | low) * NANO // ticks + offset_s * NANO
+                yield time_ns, length, linktype, None, body[20 : 20 + kept]
+            elif kind == 3:  # a simple one: no time, and what is not padding is the packet
+                (length,) = struct.unpack_from(order + "I", body)
+                linktype, snaplen = interfaces[0][:2]
+                yield 0, length, linktype, None, body[4 : 4 + min(length, snaplen or length)]
+            head = self._file.read(12)
 
+    def _clock(self, order: str, body: bytes) -> tuple[int, int]:
+        """From an interface's options, the ticks in a second and what to add, in seconds."""
+        at, ticks, offset_s = 8, 1_000_000, 0
+        while at + 4 <= len(body):
+            code, size = struct.unpack_from(order + "HH", body, at)
+            if code == 9:
+                ticks = 2 ** (body[at + 4] & 127) if body[at + 4] & 128 else 10 ** body[at + 4]
+                self.nano = self.nano or ticks > 1_000_000
+            elif code == 14:
+                (offset_s,) = struct.unpack_from(order + "q", body, at + 4)
+            at += 4 + size + -size % 4
+        return ticks, offset_s
 
-def exchanges_of(frames: Iterable[Frame], analyzer: HTTPAnalyzer) -> Iterator[Exchange]:
-    feed = analyzer.feed
-    try:
-        for when, linktype, frame in frames:
-            if found := feed(when, linktype, frame):
-                yield from found
-    except (CaptureError, OSError):
-        yield from analyzer.flush()
-        raise
-    yield from analyzer.flush()
-
-
-class Interface:
-    """The frames of an interface, opened by scapy. Raises CaptureError."""
-
-    def __init__(self, interface: str | None, expression: str, stop: Stop) -> None:
-        import scapy.route  # noqa: F401 - it fills in conf.iface
-        from scapy.arch.linux import L2ListenSocket
-        from scapy.config import conf
-        from scapy.data import ARPHRD_TO_DLT
-
-        logging.getLogger("scapy.runtime").setLevel(logging.CRITICAL)  # what fails is said here
-        self.interface, self._stop = interface or str(conf.iface), stop
-        with explaining(self.interface):
-            ethernet = conf.ifaces.dev_from_name(self.interface).type in (1, 772)
-            expression = expression or DEFAULT_FILTER + " or vlan" * ethernet
-            self._opened = L2ListenSocket(iface=self.interface, filter=expression)
-        self._socket: socket.socket = self._opened.ins
-        self._linktype = ARPHRD_TO_DLT.get(self._socket.getsockname()[3], 101)
-        put = self._socket.setsockopt
-        put(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
-        put(SOL_PACKET, PACKET_AUXDATA, 1)
-        put(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        put(SOL_PACKET, PACKET_IGNORE_OUTGOING, int(self.interface == "lo"))  # it comes in again
-
-    def __iter__(self) -> Iterator[Frame]:
-        while not self._stop.asked:
-            if self._stop.wait(self._socket):
-                with contextlib.suppress(BlockingIOError):
-                    for _ in range(BATCH):
-                        frame, control, _, _ = self._socket.recvmsg(LONGEST_FRAME_BYTES, 128, socket.MSG_DONTWAIT)
-                        time_ns, _, tag = read_control(control, len(frame))
-                        yield time_ns / NANO, self._linktype, frame[:12] + tag + frame[12:] if tag else frame
+    def progress(self) -> str:
+        return f"{self._raw.tell():,} of {os.path.getsize(self._raw.fileno()):,} bytes" if self._at_once > 1 else ""
 
     def drops(self) -> int:
-        return int(struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1])
+        return 0
+
+
+class Live:
+    """An interface, opened by scapy; on Linux, `any` is all of them. Raises CaptureError."""
+
+    nano = False
+
+    def __init__(self, files: contextlib.ExitStack, interface: str | None, expression: str, buffer_bytes: int) -> None:
+        self.interface, self._dropped, self._late = pick_interface(interface), 0, ""
+        with explaining(self.interface):
+            (self._open if ON_LINUX else self._open_elsewhere)(files, expression, buffer_bytes)
+
+    def _open(self, files: contextlib.ExitStack, expression: str, buffer_bytes: int) -> None:
+        from scapy.arch.linux import L2ListenSocket
+        from scapy.data import ARPHRD_TO_DLT
+
+        # A filter in the kernel sees neither a VLAN tag, which is kept beside the frame, nor which link type it has.
+        self._by_tag = bool(re.search(r"\bvlan\b", expression))
+        self._late = expression if self.interface == "any" or self._by_tag else ""
+        self._socket: Any
+        if self.interface == "any":
+            self._socket = files.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
+        else:
+            opened = L2ListenSocket(iface=self.interface, filter=None if self._late else expression or None)
+            files.callback(opened.close)
+            self._socket = opened.ins
+        # 12 is raw IP, on some systems.
+        known = {each: dlt for each, dlt in ARPHRD_TO_DLT.items() if dlt not in (-1, 12)}
+        self._linktype_of = defaultdict(lambda: RAW, known)
+        hardware = self._socket.getsockname()[3]
+        self.linktype = ETHERNET if self.interface == "any" else self._linktype_of[hardware]
+        if self._late:
+            compile_filter(self._late, self.linktype)  # a bad filter is told at once
+        set_options(self._socket, buffer_bytes, hardware == ARPHRD_LOOPBACK)
+
+    def _open_elsewhere(self, files: contextlib.ExitStack, expression: str, _: int) -> None:
+        self._socket = scapy_conf().L2listen(iface=self.interface, filter=expression or None)
+        files.callback(self._socket.close)
+        self.linktype = 0 if re.match("lo|utun|gif", self.interface) else ETHERNET
+
+    def batches(self) -> Iterator[list[Record]]:
+        receive = self._receive if ON_LINUX else self._receive_elsewhere
+        while True:
+            batch = list[Record]()
+            try:
+                batch.extend(receive(TICK_S))
+            except KeyboardInterrupt:
+                batch.extend(receive(0.0))  # what had come by then
+                raise
+            except OSError as error:  # it was switched off, or taken away
+                raise CaptureError(f"{self.interface}: {error.strerror}") from None
+            finally:
+                yield batch
+
+    def _receive(self, wait_s: float) -> Iterator[Record]:
+        """What has arrived, after a moment at the latest."""
+        if not select.select([self._socket], [], [], wait_s)[0]:
+            return
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(BATCH):
+                # The largest frame is the loopback interface's, 65,550 bytes.
+                frame, control, _, address = self._socket.recvmsg(66_000, 128, socket.MSG_DONTWAIT)
+                name, _, direction, hardware, _ = address
+                if direction == OUTGOING and hardware == ARPHRD_LOOPBACK:
+                    continue  # it comes in again
+                linktype, shown = self._linktype_of[hardware], name if self.interface == "any" else None
+                time_ns, length, tag = read_control(control, len(frame))
+                whole = frame[:12] + tag + frame[12:] if tag else frame
+                judged = whole if self._by_tag else frame  # without one, as in the kernel
+                if not self._late or compile_filter(self._late, linktype)(judged, length):
+                    yield time_ns, length + len(tag), linktype, shown, whole
+
+    def _receive_elsewhere(self, wait_s: float) -> Iterator[Record]:
+        for each in self._socket.select([self._socket], wait_s):
+            _, frame, when = each.recv_raw()
+            if frame:
+                yield int((when or time.time()) * NANO), len(frame), self.linktype, None, frame
+
+    def progress(self) -> str:
+        return ""
+
+    def drops(self) -> int:
+        """What the kernel dropped so far; its own count begins anew when it is read."""
+        if ON_LINUX:
+            self._dropped += struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
+        return self._dropped
+
+
+def set_options(opened: socket.socket, buffer_bytes: int, is_loopback: bool) -> None:
+    put = opened.setsockopt
+    put(SOL_PACKET, PACKET_AUXDATA, 1)
+    put(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    with contextlib.suppress(OSError):  # an old kernel: Live leaves out what goes out
+        put(SOL_PACKET, PACKET_IGNORE_OUTGOING, int(is_loopback))
+    try:
+        put(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
+    except PermissionError:
+        put(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+    opened.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)  # its count is from here: there was no such buffer before
 
 
 def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int, int, bytes]:
@@ -1126,13 +1160,107 @@ def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int,
     return time_ns, length, tag
 
 
-def become_caller() -> None:
-    """All is open that root is needed for: become the one who called sudo."""
-    user = int(os.environ.get("SUDO_UID", 0))
-    if user and not os.geteuid():
-        os.setgroups([])
-        os.setgid(int(os.environ.get("SUDO_GID", user)))
-        os.setuid(user)
+class Stop:
+    """Ctrl+C, SIGTERM and the end of --duration: a KeyboardInterrupt where packets are waited for, and nowhere else, so
+    that no output is torn. A second one comes anywhere: who reads the lines may have stopped.
+    """
+
+    _asked = _waits = False
+    _ends_at = 0.0
+
+    def __init__(self, duration_s: float | None) -> None:
+        self._duration_s = duration_s or sys.maxsize
+        with contextlib.suppress(ValueError):  # not the main thread, which alone has signals
+            for name in {"SIGINT", "SIGTERM", "SIGALRM"} & {*dir(signal)}:  # Windows has no alarm
+                signal.signal(getattr(signal, name), self._ask)
+
+    def _ask(self, *_: object) -> None:
+        again, self._asked = self._asked, True
+        if self._waits or again:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> None:
+        self._waits = True
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def __exit__(self, *_: object) -> None:
+        self._waits = False
+
+    def until(self, batches: Iterator[list[Record]]) -> Iterator[list[Record]]:
+        """The batches that come before it; --duration counts from the first. Raises what they raise."""
+        if not self._ends_at:
+            self._ends_at = time.monotonic() + self._duration_s
+            if self._duration_s < sys.maxsize and hasattr(signal, "setitimer"):
+                signal.setitimer(signal.ITIMER_REAL, self._duration_s)
+        with contextlib.suppress(KeyboardInterrupt):
+            while time.monotonic() < self._ends_at:
+                with self:
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                yield batch
+
+
+def scapy_conf() -> Any:
+    """scapy's settings: `ifaces`, those there are now, and `iface`, the default route's."""
+    import scapy.route  # noqa: F401 - it fills in iface
+    from scapy.config import conf
+
+    conf.ifaces.reload()
+    return conf
+
+
+def pick_interface(wanted: str | None) -> str:
+    conf = scapy_conf()
+    names = [*conf.ifaces.keys(), *["any"] * ON_LINUX]
+    if wanted is not None and wanted not in names:
+        raise CaptureError(f"no interface {wanted}; there are: {', '.join(names)}")
+    return wanted or str(conf.iface)
+
+
+def drop_privileges(user: str | None, output: int | None) -> str:
+    """Become `user`, or the one who called sudo, and give them the output, if it is a file; what came of it."""
+    if not hasattr(os, "geteuid") or os.geteuid():
+        return ""
+    import pwd
+
+    try:
+        uid, gid = (pwd.getpwnam(user) if user else pwd.getpwuid(int(os.environ.get("SUDO_UID", 0))))[2:4]
+        gid = gid if user else int(os.environ.get("SUDO_GID", gid))
+    except (KeyError, ValueError, OverflowError):
+        raise CaptureError(f"no user {user or 'SUDO_UID'}") from None
+    if not uid:
+        return ""
+    printable("\0")  # loads its codec: that user may not be allowed to read this Python's files
+    if output is not None and stat.S_ISREG(os.fstat(output).st_mode):
+        os.fchown(output, uid, gid)
+    os.setgroups([])
+    os.setgid(gid)
+    os.setuid(uid)
+    return f"privileges given up, running as user {uid} and group {gid}"
+
+
+def exchanges(analyzer: HTTPAnalyzer, batches: Iterator[list[Record]]) -> Iterator[Exchange]:
+    feed = analyzer.feed
+    try:
+        for batch in batches:
+            for time_ns, _, linktype, _, frame in batch:
+                if found := feed(time_ns / NANO, linktype, frame):
+                    yield from found
+    except CaptureError:
+        yield from analyzer.flush()
+        raise
+    yield from analyzer.flush()
+
+
+def analyze(path: str, filter: str = "", *, headers: bool = False) -> Iterator[Exchange]:
+    """The exchanges in a capture file (pcap, pcapng, also packed by gzip; "-" is standard input).
+
+    filter: a BPF expression. headers: as for HTTPAnalyzer. Raises OSError and, after what is whole, CaptureError.
+    """
+    with contextlib.ExitStack() as files:
+        yield from exchanges(HTTPAnalyzer(headers=headers), CaptureFile(files, path, filter).batches())
 
 
 # Formats: an exchange as text.
@@ -1347,103 +1475,117 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def showing_progress(source: CaptureFile | Live) -> Iterator[list[Record]]:
+    """Its batches; and how much of a file is read, on a terminal that shows nothing else."""
+    shown_at, text = time.monotonic() if sys.stderr and sys.stderr.isatty() and not os.isatty(1) else sys.maxsize, ""
+    for batch in source.batches():
+        if time.monotonic() - shown_at >= TICK_S:
+            shown_at, text = time.monotonic(), source.progress()
+            print(text, end="\r", file=sys.stderr, flush=True)
+        yield batch
+    if text:
+        print(" " * len(text), end="\r", file=sys.stderr, flush=True)
+
+
 class Run:
-    """One run of the program."""
+    """A run of the program, or of one of its --jobs."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.summary, self.failed = args, Summary(), False
-        self.stop = Stop(args.duration)
-        self.stop.on_signals()
-        self.shown = 0.0  # when the progress was
-        self.text = FORMATS[args.format]
+        self.args, self.summary, self.stop, self.failed = args, Summary(), Stop(args.duration), False
 
-    def lines(self, frames: Iterable[Frame]) -> Iterator[str]:
+    def lines(self, path: str | None) -> Iterator[str]:
+        """Of the exchanges in a file, or on the wire; what is wrong with it is told after them."""
         analyzer = HTTPAnalyzer(headers=self.args.headers or self.args.format in ("combined", "har"))
-        for found in exchanges_of(frames, analyzer):
-            if self.args.summary:
-                self.summary.add(found)
-            yield self.text(found)
+        try:
+            with contextlib.ExitStack() as files:
+                source = self._open(files, path, " ".join(self.args.filter))
+                for found in exchanges(analyzer, self.stop.until(showing_progress(source))):
+                    if self.args.summary:
+                        self.summary.add(found)
+                    yield FORMATS[self.args.format](found)
+                if drops := source.drops():
+                    complain("warning", f"the kernel dropped {drops:,} packets: a FILTER may help")
+        except (CaptureError, OSError) as error:
+            self.failed = True
+            text = getattr(error, "strerror", None) or str(error)
+            complain("error", printable(text if path is None else f"{path}: {text}"))
         self.summary.dropped += analyzer.dropped
 
-    def read(self, path: str) -> Iterator[str]:
-        """The lines of a file; what is wrong with it is told after them."""
-        frames, expression = frames_of(path, self.stop, partial(self.show_progress, path)), " ".join(self.args.filter)
-        try:
-            yield from self.lines(wanted(frames, expression) if expression else frames)
-        except (CaptureError, OSError) as error:
-            if not self.stop.asked:  # then it is no wonder that the end is missing
-                self.failed = True
-                complain("error", f"{printable(path)}: {getattr(error, 'strerror', None) or error}")
-
-    def show_progress(self, path: str, position: int) -> None:
-        on_terminal = sys.stderr and sys.stderr.isatty() and not (sys.stdout and sys.stdout.isatty())
-        if on_terminal and time.monotonic() >= self.shown + TICK_S:
-            self.shown = time.monotonic()
-            size = os.path.getsize(path) if os.path.isfile(path) else 0
-            print(f"\r{position:,} of {size:,} bytes", end="\r", file=sys.stderr, flush=True)
-
-    def read_all(self) -> Iterator[str]:
-        if self.args.jobs == 1:
-            for path in self.args.files:
-                yield from self.read(path)
-            return
-        with ProcessPoolExecutor(self.args.jobs) as pool:
-            for name, summary, failed in pool.map(partial(job, self.args), self.args.files):
-                self.failed |= failed
-                self.summary.merge(summary)
-                with open(name, encoding="utf-8", errors="surrogateescape") as lines:
-                    os.unlink(name)
-                    yield from (line[:-1] for line in lines)
-
-    def listen(self) -> Iterator[str]:
-        live = Interface(self.args.i, " ".join(self.args.filter), self.stop)
-        become_caller()
+    def _open(self, files: contextlib.ExitStack, path: str | None, expression: str) -> CaptureFile | Live:
+        with self.stop:
+            if path is not None:
+                return CaptureFile(files, path, expression)
+            live = Live(files, self.args.i, expression or DEFAULT_FILTER, RECEIVE_BUFFER_BYTES)
+        if said := drop_privileges(None, None):
+            complain("info", said)
         tell(f"Reading HTTP on {printable(live.interface)}... Press Ctrl+C to stop.")
-        yield from self.lines(live)
-        if drops := live.drops():
-            complain("warning", f"the kernel dropped {drops:,} packets: a FILTER may help")
+        return live
+
+    def all_lines(self) -> Iterator[str]:
+        if self.args.jobs == 1 or not self.args.files:
+            for path in self.args.files or [None]:
+                yield from self.lines(path)
+            return
+        # Ctrl+C comes to this process alone, and it tells the others.
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            ProcessPoolExecutor(self.args.jobs, initializer=os.setpgrp) as pool,
+        ):
+            done = pool.map(partial(job, self.args, folder), self.args.files)
+            try:
+                while True:
+                    with self.stop:
+                        result = next(done, None)
+                    if not result:
+                        break
+                    name, summary, failed = result
+                    self.failed |= failed
+                    self.summary.merge(summary)
+                    with open(name, encoding="utf-8", errors="surrogateescape") as lines:
+                        os.unlink(name)
+                        yield from (line[:-1] for line in lines)
+            finally:
+                for process in multiprocessing.active_children():
+                    process.terminate()
 
     def write(self, lines: Iterator[str]) -> None:
         har, between = self.args.format == "har", ""
         flush = not self.args.files or not all(map(os.path.isfile, self.args.files))
         with writing():
             print(HAR_BEGIN + "\n" if har else "", end="")
-            for line in itertools.islice(lines, self.args.c):
-                print(between + line if har else line + "\n", end="", flush=flush)
-                between = ",\n"
+            with contextlib.suppress(KeyboardInterrupt):
+                for line in itertools.islice(lines, self.args.c):
+                    print(between + line if har else line + "\n", end="", flush=flush)
+                    between = ",\n"
             print("\n]}}\n" if har else "", end="", flush=True)
+            if self.args.summary:
+                to = sys.stdout if self.args.format == "text" else sys.stderr
+                print(*self.summary.lines(), sep="\n", file=to, flush=True)
 
 
-def job(args: argparse.Namespace, path: str) -> tuple[str, Summary, bool]:
+def job(args: argparse.Namespace, folder: str, path: str) -> tuple[str, Summary, bool]:
     """In a process of its own: the lines of a file, in a file; so that others need not wait, nor memory hold them."""
     run = Run(args)
-    with (
-        contextlib.closing(run.stop),
-        tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="surrogateescape", delete=False) as file,
-    ):
-        for line in run.read(path):
-            file.write(line + "\n")
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="surrogateescape", dir=folder, delete=False) as file:
+        file.writelines(line + "\n" for line in run.lines(path))
     return file.name, run.summary, run.failed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # subtle: a closed standard descriptor would become the capture's own
+    os.close(spare)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a letter
     logging.basicConfig(format=f"{PROGRAM}: info: %(message)s", level=logging.INFO)
+    logging.getLogger("scapy.runtime").setLevel(logging.CRITICAL)  # what fails, is said here
+    run = Run(args)
     try:
-        run = Run(args)
-        with contextlib.closing(run.stop):
-            run.write(run.read_all() if args.files else run.listen())
+        run.write(run.all_lines())
     except ImportError:
         complain("error", "it needs scapy: pip install scapy")
         return 1
-    except (CaptureError, OSError) as error:
-        complain("error", printable(getattr(error, "strerror", None) or str(error)))
-        return 1
-    if args.summary:
-        with writing():
-            print(*run.summary.lines(), sep="\n", file=sys.stdout if args.format == "text" else sys.stderr, flush=True)
     return int(run.failed)
 
 

@@ -445,8 +445,8 @@ class CaptureFile:
     linktype, nano = -1, False  # of pcapng, each packet has its own
 
     def __init__(self, files: contextlib.ExitStack, path: str, expression: str) -> None:
-        raw = io.FileIO(0 if path == "-" else path, closefd=path != "-")
-        self._file: Any = files.enter_context(io.BufferedReader(raw))
+        self._raw = io.FileIO(0 if path == "-" else path, closefd=path != "-")
+        self._file: Any = files.enter_context(io.BufferedReader(self._raw))
         self._expression = expression
         self._at_once = BATCH if os.path.isfile(path) else 1  # what comes through a pipe is shown as it comes
         with reading():
@@ -524,6 +524,9 @@ class CaptureFile:
                 (offset_s,) = struct.unpack_from(order + "q", body, at + 4)
             at += 4 + size + -size % 4
         return ticks, offset_s
+
+    def progress(self) -> str:
+        return f"{self._raw.tell():,} of {os.path.getsize(self._raw.fileno()):,} bytes" if self._at_once > 1 else ""
 
     def drops(self) -> int:
         return 0
@@ -640,6 +643,9 @@ class Live:
             if frame:
                 yield int((when or time.time()) * NANO), len(frame), self.linktype, None, frame
 
+    def progress(self) -> str:
+        return ""
+
     def drops(self) -> int:
         """What the kernel dropped so far; its own count begins anew when it is read."""
         if ON_LINUX:
@@ -680,8 +686,10 @@ class Stop:
     """
 
     _asked = _waits = False
+    _ends_at = 0.0
 
-    def __init__(self) -> None:
+    def __init__(self, duration_s: float | None) -> None:
+        self._duration_s = duration_s or sys.maxsize
         with contextlib.suppress(ValueError):  # not the main thread, which alone has signals
             for name in {"SIGINT", "SIGTERM", "SIGALRM"} & {*dir(signal)}:  # Windows has no alarm
                 signal.signal(getattr(signal, name), self._ask)
@@ -699,13 +707,14 @@ class Stop:
     def __exit__(self, *_: object) -> None:
         self._waits = False
 
-    def until(self, batches: Iterator[list[Record]], duration_s: float | None) -> Iterator[list[Record]]:
-        """The batches that come before it. Raises what they raise."""
-        ends_at = time.monotonic() + (duration_s or sys.maxsize)
-        if duration_s and hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, duration_s)
+    def until(self, batches: Iterator[list[Record]]) -> Iterator[list[Record]]:
+        """The batches that come before it; --duration counts from the first. Raises what they raise."""
+        if not self._ends_at:
+            self._ends_at = time.monotonic() + self._duration_s
+            if self._duration_s < sys.maxsize and hasattr(signal, "setitimer"):
+                signal.setitimer(signal.ITIMER_REAL, self._duration_s)
         with contextlib.suppress(KeyboardInterrupt):
-            while time.monotonic() < ends_at:
+            while time.monotonic() < self._ends_at:
                 with self:
                     batch = next(batches, None)
                 if batch is None:
@@ -852,6 +861,18 @@ def as_shown(args: argparse.Namespace, record: Record, found: Found) -> str:
     return text
 
 
+def showing_progress(source: CaptureFile | Live) -> Iterator[list[Record]]:
+    """Its batches; and how much of a file is read, on a terminal that shows nothing else."""
+    shown_at, text = time.monotonic() if sys.stderr and sys.stderr.isatty() and not os.isatty(1) else sys.maxsize, ""
+    for batch in source.batches():
+        if time.monotonic() - shown_at >= TICK_S:
+            shown_at, text = time.monotonic(), source.progress()
+            print(text, end="\r", file=sys.stderr, flush=True)
+        yield batch
+    if text:
+        print(" " * len(text), end="\r", file=sys.stderr, flush=True)
+
+
 class Output:
     """Where batches of packets go: lines, the table, the file; and what is said of them."""
 
@@ -866,7 +887,7 @@ class Output:
 
     def run(self, stop: Stop) -> None:
         try:
-            for batch in stop.until(self._source.batches(), self._args.duration):
+            for batch in stop.until(showing_progress(self._source)):
                 self._take(batch[: self._args.c - self._captured] if self._args.c else batch)
                 if self._captured == self._args.c:
                     break
@@ -914,7 +935,7 @@ def tell(message: str) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    expression, stop = " ".join(args.filter), Stop()
+    expression, stop = " ".join(args.filter), Stop(args.duration)
     with contextlib.ExitStack() as files:
         with stop:
             live = Live(files, args.i, expression, args.buffer << 20) if args.r is None else None
