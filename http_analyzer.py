@@ -119,6 +119,7 @@ LENGTH = re.compile(rb"(\d{1,18})(?:, *\1)*")  # the same twice is once (RFC 911
 CHUNK = re.compile(rb"(?:\r?\n)?[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
 ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 UNTOLD, MALFORMED, CHUNKED, ENDLESS = -1, -2, -3, 1 << 62  # where a body's length stands
+UNKNOWN = -1  # where a sequence number stands
 
 
 class CaptureError(Exception):
@@ -335,15 +336,16 @@ class Parser:
         self.time = self.started = 0.0
 
     def feed(self, time: float, data: bytes) -> None:
-        self.time = time
+        self.time, arrived, at = time, len(data), 0
         if self.rest:
-            data = self.rest + data
-            self._keep(b"", 0)
+            data, self.rest = self.rest + data, b""
         else:
             self.started = time
-        at, size = 0, len(data)
+        size = len(data)
         while at < size and self.state:
             at = self.state(self, data, at)
+        if self.rest:
+            self.connection.analyzer.kept += arrived
 
     def gap(self, size: int) -> None:
         """So many bytes are missing here. Inside a body of known length that does not hide what follows."""
@@ -363,13 +365,12 @@ class Parser:
             if not clean or self.state is not Parser._body or self.left < ENDLESS // 2:
                 self.message.mark("cut off")
             self._finish()
-        self.resume()
-        self.state = None
+        self.rest, self.state = b"", None
 
     def resume(self) -> None:
-        """A message begins here, if it has been searched for."""
-        self._keep(b"", 0)
-        self.state = Parser._start
+        """The other side has spoken: if a message was searched for, one begins here."""
+        if self.state is Parser._search and self.answers is not None:
+            self.rest, self.state = b"", Parser._start
 
     def bodiless(self) -> None:
         """The request that this answers is not known, and no body has come: it must have been HEAD."""
@@ -378,20 +379,17 @@ class Parser:
 
     def _keep(self, data: bytes, at: int) -> int:
         """Wait for what follows on what begins at `at`."""
-        if self.rest or data:
-            self.connection.analyzer.held += len(data) - at - len(self.rest)
-            self.rest = data[at:]
+        self.rest = data[at:]
         return len(data)
 
     def _match(self, data: bytes, at: int) -> re.Match[bytes] | None:
-        found = None if self.answers else REQUEST.match(data, at)
-        return found or (None if self.answers is False else RESPONSE.match(data, at))
+        answers = data.startswith(b"HTTP/", at)
+        return (RESPONSE if answers else REQUEST).match(data, at) if self.answers in (None, answers) else None
 
     def _start(self, data: bytes, at: int) -> int:
         if data[at] in b"\r\n":  # to be ignored before a message (RFC 9112 section 2.2)
             return at + 1
-        found = None if self.answers else REQUEST.match(data, at)  # as _match(), but quicker
-        found = found or (None if self.answers is False else RESPONSE.match(data, at))
+        found = self._match(data, at)
         if found and (end := HEAD_END.search(data, found.end() - 1)):
             self._head(found, data[found.end() - 1 : end.end()])
             return end.end()
@@ -493,43 +491,39 @@ class Parser:
             message = Message(self.time)
             if found:
                 message = Message(self.started, found.groups(), self.rest[found.end() - 1 :])
-                self.connection.know(self, found.re is RESPONSE)
+                if self.answers is None:
+                    self.connection.know(self, found.re is RESPONSE)
             if not self.answers:
                 self.connection.request_begins(message)
-        self._keep(b"", 0)
+        self.rest = b""
         if message:
             message.mark(problem)
             message.end = self.time
-            self.connection.losses += 1
-            self.connection.doubt |= bool(self.connection.requests) and not (self.answers and message.first)
-            if self.answers:
-                self.connection.response_ends(message)
-            self.connection.doubt |= bool(self.connection.requests)
+            self.connection.loses(message, self.answers is True)
 
 
 # TCP: from segments to the bytes of each direction, and from messages to exchanges.
 
-# Distance from the heap's anchor; minus the length, for the longer of two to come first; time, seq, ack, flags, payload
-Waiting = tuple[int, int, float, int, int, int, bytes]
+# Sequence number, minus the length, for the longer of two to come first; time, acknowledgement, flags, payload
+Waiting = tuple[int, int, float, int, int, bytes]
 
 
-def ahead(number: int | None, of: int | None) -> int:
-    """How far one sequence number is ahead of another, around the wrap; 0 if one is not known."""
-    return 0 if number is None or of is None else ((number - of + HALF) & MASK) - HALF
+def ahead(number: int, of: int) -> int:
+    """How far one sequence number is ahead of another, around the wrap."""
+    return ((number - of + HALF) & MASK) - HALF
 
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One direction of a connection."""
+    """One direction of a connection. Its sequence numbers count on where those on the wire begin anew."""
 
     connection: "Connection"
     key: bytes
     parser: Parser
-    next: int | None = None  # the sequence number to come
-    isn: int | None = None
-    acked: int | None = None  # by the other side
+    next: int = UNKNOWN  # the sequence number to come
+    isn: int = UNKNOWN
+    acked: int = UNKNOWN  # by the other side
     ended: int = 0  # by these flags
-    anchor: int = 0
     waiting: list[Waiting] = field(default_factory=list)
     peer: "Stream" = field(init=False)
 
@@ -544,7 +538,7 @@ class Connection:
 
     __slots__ = (
         *("analyzer", "answers", "closed", "doubt", "last", "losses", "pipelined", "requests", "seen", "streams"),
-        *("stuck", "waiting"),
+        "waiting",
     )
 
     def __init__(self, analyzer: "HTTPAnalyzer", key: bytes) -> None:
@@ -554,60 +548,63 @@ class Connection:
         self.closed = self.doubt = False
         self.seen = 0.0
         self.pipelined = False  # a request has come before the last was answered
-        self.losses = self.stuck = self.waiting = 0  # since there is doubt; frames; segments
+        self.losses = 0  # since there is doubt
+        self.waiting = 0  # segments
         half = len(key) // 2 - 2
         back = key[half : 2 * half] + key[:half] + key[-2:] + key[-4:-2]
-        self.streams = [Stream(self, each, Parser(self)) for each in (key, back)]
+        self.streams = [Stream(self, each, Parser(self)) for each in (key, back)]  # the client's comes first
         self.last, other = self.streams
         self.last.peer, other.peer = other, self.last
 
+    def held(self) -> int:
+        """Bytes in memory."""
+        early = sum(-item[1] for stream in self.streams for item in stream.waiting)
+        messages = sum(len(each.block) + MESSAGE_BYTES for each in self.requests + self.answers)
+        return early + messages + sum(len(stream.parser.rest) for stream in self.streams)
+
     def arrive(self, stream: Stream, time: float, seq: int, ack: int, flags: int, data: bytes) -> None:
         """Any segment but a plain one in order."""
+        peer = stream.peer
         if flags & SYN:
             stream.isn, seq = seq, seq + 1 & MASK
-        if flags & ACK:
-            if ahead(ack, stream.peer.acked) >= 0:
-                stream.peer.acked = ack
-            stream.peer.next = ack if stream.peer.next is None else stream.peer.next
-        if stream.next is None:
+        if stream.next == UNKNOWN:
             stream.next = seq
-        if not stream.waiting:
-            stream.anchor = stream.next
-        if (data or flags & (FIN | RST)) and ahead(seq, stream.next) + len(data) >= 0:
-            item = (ahead(seq, stream.anchor), -len(data), time, seq, ack, flags, data)
-            heapq.heappush(stream.waiting, item)
+        if peer.next == UNKNOWN and flags & ACK:
+            peer.next = ack
+        seq = stream.next + ahead(seq, stream.next)
+        ack = peer.next + ahead(ack, peer.next) if flags & ACK else UNKNOWN
+        peer.acked = max(peer.acked, ack)
+        if (data or flags & (FIN | RST)) and seq + len(data) >= stream.next:
+            heapq.heappush(stream.waiting, (seq, -len(data), time, ack, flags, data))
             self.waiting += 1
-            self.analyzer.held += len(data)
+            self.analyzer.kept += len(data)
         self.advance(time)
 
-    def advance(self, time: float, force: bool = False) -> None:
+    def advance(self, time: float, at_last: bool = False) -> None:
         """Let through what has its turn, and give up for lost what must be."""
         while self.waiting and not self.closed:
             if any(self._let_through(stream) for stream in self.streams):
-                self.stuck = 0
                 continue
             if not self.waiting:
                 return
-            size = -sum(item[1] for stream in self.streams for item in stream.waiting)
-            over = force or size > MAX_WAITING[0] or self.waiting > MAX_WAITING[1]
-            first = min(stream.waiting[0][2] for stream in self.streams if stream.waiting)
-            if not self._give_up(over, time - first > GRACE_S):
+            segments = [item for stream in self.streams for item in stream.waiting]
+            over = at_last or len(segments) > MAX_WAITING[1] or sum(-item[1] for item in segments) > MAX_WAITING[0]
+            late = over or len(segments) > GRACE or time - segments[0][2] > GRACE_S
+            if not late or not self._give_up(over):
                 return
 
     def _let_through(self, stream: Stream, anyway: bool = False) -> bool:
         moved = False
         while stream.waiting:
-            _, size, time, seq, ack, flags, data = stream.waiting[0]
-            early = ahead(seq, stream.next)
-            old = early - size < 0 or (early == size and not flags & (FIN | RST))
-            if not old and (early > 0 or (flags & ACK and ahead(ack, stream.peer.next) > 0 and not anyway)):
+            seq, _, time, ack, flags, data = stream.waiting[0]
+            fresh = seq + len(data) + (flags & (FIN | RST) > 0) > stream.next
+            if fresh and (seq > stream.next or (ack > stream.peer.next and not anyway)):
                 break
             heapq.heappop(stream.waiting)
             self.waiting -= 1
-            self.analyzer.held += size
-            if not old:
+            if fresh:
                 moved = True
-                self._pass(stream, time, data[-early:], flags)
+                self._pass(stream, time, data[stream.next - seq :], flags)
         return moved
 
     def _pass(self, stream: Stream, time: float, data: bytes, flags: int) -> None:
@@ -615,7 +612,7 @@ class Connection:
             self.proceed(stream, len(data))
             stream.parser.feed(time, data)
         if flags & (FIN | RST):
-            stream.next = (stream.next or 0) + (flags & FIN) & MASK
+            stream.next += flags & FIN
             stream.ended = flags
             stream.parser.eof(not flags & RST)
             if flags & RST or stream.peer.ended:
@@ -623,49 +620,45 @@ class Connection:
 
     def proceed(self, stream: Stream, size: int) -> None:
         """When the other side spoke last: a client that has read all there is goes on, or a server answers."""
-        stream.next = (stream.next or 0) + size & MASK
+        stream.next += size
         if self.last is not stream:
             self.last = stream
-            if stream.parser.state is Parser._search and stream.parser.answers is not None:
-                stream.parser.resume()
+            stream.parser.resume()
             if self.doubt and stream.parser.answers is False:
                 stream.peer.parser.bodiless()
                 if not stream.peer.parser.message:
                     self._settle(False)
 
-    def _give_up(self, over: bool, late: bool) -> bool:
-        """Pass over a gap, of requests first. Not at once: its bytes may still come."""
-        for stream in sorted(self.streams, key=lambda each: each.parser.answers is True):
-            gap = ahead(stream.waiting[0][3], stream.next) if stream.waiting else MASK
-            size = gap if over and gap < MASK else min(gap, ahead(stream.acked, stream.next))
-            needed = ahead(stream.peer.waiting[0][4], stream.next) if stream.peer.waiting else 0
-            size = min(size, needed) if needed > 0 else size  # not past what the other side answered next
+    def _give_up(self, over: bool) -> bool:
+        """Pass over a gap, of requests first; not past what the other side answered next."""
+        for stream in self.streams:
+            gap = stream.waiting[0][0] - stream.next if stream.waiting else ENDLESS
+            size = gap if over and stream.waiting else min(gap, stream.acked - stream.next)
+            needed = stream.peer.waiting[0][3] - stream.next if stream.peer.waiting else 0
+            size = min(size, needed) if needed > 0 else size
             if size > 0:
-                self.stuck += 1
-                if over or late or self.stuck > GRACE:
-                    self.proceed(stream, size)
-                    stream.parser.gap(size)
-                    return True
-                return False
-        return (over or late) and any(self._let_through(stream, anyway=True) for stream in self.streams)
+                self.proceed(stream, size)
+                stream.parser.gap(size)
+                return True
+        return any(self._let_through(stream, anyway=True) for stream in self.streams)
 
     def close(self) -> None:
         """Say what there is to say: nothing follows."""
-        self.advance(0.0, force=True)
+        self.advance(0.0, at_last=True)
         self.closed = True
-        for stream in sorted(self.streams, key=lambda each: each.parser.answers is True):
+        for stream in self.streams:
             stream.parser.eof(stream.ended & FIN > 0)
         self._settle(True)
 
     def know(self, parser: Parser, answers: bool) -> None:
         """Who is the client: the bytes tell."""
-        for stream in self.streams:
-            if stream.parser is parser or stream.parser.answers is None:
-                stream.parser.answers = answers == (stream.parser is parser)
-                if stream.parser.lost and not stream.parser.answers:
-                    self.request_begins(Message(stream.parser.time))
-                    self.doubt = True
-                    self.losses += 1
+        self.streams.sort(key=lambda stream: (stream.parser is parser) == answers)
+        for stream, answers in zip(self.streams, (False, True), strict=True):
+            stream.parser.answers = answers
+        if self.streams[0].parser.lost:
+            lost = Message(self.streams[0].parser.time)
+            self.request_begins(lost)
+            self.loses(lost, False)
 
     def recognise(self, data: bytes) -> None:
         name = "TLS" if data[:2] == b"\x16\x03" else "HTTP/2" if data.startswith(b"PRI * HTTP/2.0\r\n") else ""
@@ -681,7 +674,7 @@ class Connection:
         """Whether it has no body for sure."""
         self.pipelined |= bool(self.requests)
         self.requests.append(message)
-        self._count(message, 1)
+        self.analyzer.kept += len(message.block) + MESSAGE_BYTES
         return message.first is not None and message.first[0] == b"CONNECT"
 
     def response_begins(self, message: Message) -> bool:
@@ -697,17 +690,19 @@ class Connection:
     def response_ends(self, message: Message) -> None:
         if self.doubt:
             self.answers.append(message)
-            self._count(message, 1)
+            self.analyzer.kept += len(message.block) + MESSAGE_BYTES
         else:
-            request = self.requests.pop(0) if self.requests else None
-            if request:
-                self._count(request, -1)
-            self._tell(request, message)
+            self._tell(self.requests.pop(0) if self.requests else None, message)
         if message.switches:
             self.ignore()
 
-    def _count(self, message: Message, sign: int) -> None:
-        self.analyzer.held += sign * (len(message.block) + MESSAGE_BYTES)
+    def loses(self, message: Message, answers: bool) -> None:
+        """Of a message nobody knows where it ends."""
+        self.losses += 1
+        self.doubt |= bool(self.requests) and not (answers and message.first)
+        if answers:
+            self.response_ends(message)
+        self.doubt |= bool(self.requests)
 
     def limit(self) -> None:
         """Give a connection up of which too many messages wait."""
@@ -727,16 +722,13 @@ class Connection:
         pairs: list[Any] = list(zip(requests, answers, strict=True)) if self.doubt and sure else []
         if not pairs:
             pairs = [(request, None) for request in requests] + [(None, answer) for answer in self.answers]
-        for message in self.requests + self.answers:
-            self._count(message, -1)
         self.requests, self.answers, self.doubt, self.losses = [], [], False, 0
         for request, response in pairs:
             self._tell(request, response)
 
     def _tell(self, request: Message | None, response: Message | None) -> None:
         if (request and request.first) or (response and response.first):
-            stream = self.streams[self.streams[0].parser.answers is True]
-            self.analyzer.found.append(exchange(stream.key, request, response, self.analyzer.headers))
+            self.analyzer.found.append(exchange(self.streams[0].key, request, response, self.analyzer.headers))
 
 
 @lru_cache(4_096)
@@ -821,7 +813,7 @@ class HTTPAnalyzer:
     def __init__(self, *, headers: bool = False) -> None:
         self.headers = headers
         self.dropped = 0
-        self.held = 0  # bytes
+        self.kept = 0  # bytes, since it was looked how many are held
         self.found: list[Exchange] = []
         self._fragments = Fragments()
         self._streams: dict[bytes, Stream] = {}
@@ -840,15 +832,16 @@ class HTTPAnalyzer:
             stream = self._open(stream, time, key, seq, flags)
         connection, special = stream.connection, flags & 7  # FIN, SYN or RST
         if not data and not special and not connection.waiting:
-            stream.next = seq if stream.next is None else stream.next
+            if stream.next == UNKNOWN:
+                stream.next = seq
             return NOTHING
         if time - connection.seen > 1.0:
             connection.seen = time
             self._connections.move_to_end(connection)
-        if seq == stream.next and ack == stream.peer.next and not special and not connection.waiting:
-            stream.peer.acked, parser, size = ack, stream.parser, len(data)
+        if seq == stream.next & MASK and ack == stream.peer.next & MASK and not special and not connection.waiting:
+            parser, size = stream.parser, len(data)
             if parser.left > size and parser.state is BODY and parser.message and parser.message.size:
-                stream.next = seq + size & MASK  # the short way for most bytes
+                stream.next += size  # the short way for most bytes
                 parser.left -= size
                 parser.message.size += size
                 return NOTHING
@@ -858,8 +851,8 @@ class HTTPAnalyzer:
             connection.arrive(stream, time, seq, ack, flags, data)
         if connection.pipelined or connection.doubt:
             connection.limit()
-        while self.held > MAX_HELD_BYTES and self._connections:
-            self._drop()
+        if self.kept > MAX_HELD_BYTES // 2:
+            self._thin()
         return self._take() if self.found else NOTHING
 
     def flush(self) -> list[Exchange]:
@@ -876,8 +869,8 @@ class HTTPAnalyzer:
         """The stream of a segment that may be a connection's first: ports are used again, and segments come twice."""
         if stream:
             behind = ahead(stream.next, seq)
-            again = seq == stream.isn if stream.isn is not None else 0 <= behind < MAX_WAITING[0]
-            if (again or stream.next is None) if flags & SYN else 0 <= behind < REUSE_BYTES:
+            again = seq == stream.isn if stream.isn != UNKNOWN else 0 <= behind < MAX_WAITING[0]
+            if (again or stream.next == UNKNOWN) if flags & SYN else 0 <= behind < REUSE_BYTES:
                 return stream
             self._forget(stream.connection)
         oldest = next(iter(self._connections), None)
@@ -889,6 +882,12 @@ class HTTPAnalyzer:
         self._connections[connection] = None
         self._streams.update((each.key, each) for each in connection.streams)
         return connection.streams[0]
+
+    def _thin(self) -> None:
+        self.kept, held = 0, sum(connection.held() for connection in self._connections)
+        while held > MAX_HELD_BYTES // 2:
+            held -= next(iter(self._connections)).held()
+            self._drop()
 
     def _drop(self) -> None:
         oldest = next(iter(self._connections))
