@@ -57,8 +57,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 __all__ = ["CaptureError", "Exchange", "HTTPAnalyzer", "analyze"]
@@ -126,9 +125,11 @@ class CaptureError(Exception):
     """A capture that cannot be read to its end, or an interface that cannot be opened."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
-    """A request and its response, as --json prints them; None where it is not known."""
+class Exchange(NamedTuple):
+    """A request and its response, as --json prints them; None where it is not known. Pass arguments by their names.
+
+    No dataclass: to make a frozen one of so many fields would take a seventh of all the time.
+    """
 
     time: float
     client: str
@@ -751,23 +752,27 @@ def headers_of(message: Message) -> tuple[tuple[str, str], ...]:
     return tuple((text_of(name), text_of(value.rstrip())) for name, value in FIELD.findall(message.block))
 
 
+Asked = tuple[str | None, str | None, str | None, str | None, str | None, str | None]
+Answered = tuple[int | None, str | None, str | None]
+
+
 @lru_cache(256)  # as fields_of(): clients and servers repeat themselves
-def asked_for(first: tuple[bytes, ...] | None, block: bytes, server: str) -> dict[str, Any]:
-    """What a request says."""
+def asked_for(first: tuple[bytes, ...] | None, block: bytes, server: str) -> Asked:
+    """What a request says: method, URL, host, target, version, user agent."""
     fields, _ = fields_of(block)
     host, agent = (text_of(fields[name]) if name in fields else None for name in (b"host", b"user-agent"))
     method, target, version = map(text_of, first) if first else (None, None, None)
     whole = target is None or method == "CONNECT" or ABSOLUTE.match(target)
     url = target if whole else f"http://{host or server}{'' if target == '*' else target}"
-    return {"method": method, "url": url, "host": host, "target": target, "version": version, "user_agent": agent}
+    return method, url, host, target, version, agent
 
 
 @lru_cache(256)
-def answered(first: tuple[bytes, ...] | None, block: bytes) -> dict[str, Any]:
-    """What a response says."""
+def answered(first: tuple[bytes, ...] | None, block: bytes) -> Answered:
+    """What a response says: status, reason, content type."""
     kind = fields_of(block)[0].get(b"content-type")
     status, reason = (int(first[1]), text_of(first[2] or b"")) if first else (None, None)
-    return {"status": status, "reason": reason, "content_type": None if kind is None else text_of(kind)}
+    return status, reason, None if kind is None else text_of(kind)
 
 
 NO_REQUEST, NO_RESPONSE = asked_for(None, b"", ""), answered(None, b"")
@@ -775,29 +780,25 @@ NO_REQUEST, NO_RESPONSE = asked_for(None, b"", ""), answered(None, b"")
 
 def exchange(key: bytes, request: Message | None, response: Message | None, headers: bool) -> Exchange:
     client, server = ends_of(key)
-    ask = asked_for(request.first, request.block, server) if request else NO_REQUEST
-    answer = answered(response.first, response.block) if response else NO_RESPONSE
-    if response and response.first and not (request and request.first):
-        ask = ask | {"version": text_of(response.first[0])}
+    asked = asked_for(request.first, request.block, server) if request else NO_REQUEST
+    method, url, host, target, version, agent = asked
+    status, reason, kind = answered(response.first, response.block) if response else NO_RESPONSE
     problems = (request.problems if request else ()) + (response.problems if response else ())
-    problems += (("no request",) if ask["method"] is None else ()) + (
-        ("no response",) if answer["status"] is None else ()
-    )
-    timed = request is not None and response is not None and response.first is not None
+    if method is None:
+        problems += ("no request",)
+        version = text_of(response.first[0]) if response and response.first else None
+    if status is None:
+        problems += ("no response",)
+    begun, first_byte, took = request.time if request else response.time if response else 0.0, None, None
+    if request and response and response.first:
+        first_byte, took = response.time - begun, response.end - begun
     return Exchange(
-        time=request.time if request else response.time if response else 0.0,
-        client=client,
-        server=server,
-        **ask,
-        **answer,
-        request_bytes=request.size if request else None,
-        response_bytes=response.size if response else None,
-        ttfb_s=response.time - request.time if timed and request and response else None,
-        duration_s=response.end - request.time if timed and request and response else None,
-        problems=tuple(dict.fromkeys(problems)) if problems else (),
-        request_headers=headers_of(request) if headers and request else None,
-        response_headers=headers_of(response) if headers and response else None,
-    )
+        begun, client, server, method, url, host, target, version, status, reason,
+        request.size if request else None, response.size if response else None, kind, agent, first_byte, took,
+        tuple(dict.fromkeys(problems)) if problems else (),
+        headers_of(request) if headers and request else None,
+        headers_of(response) if headers and response else None,
+    )  # fmt: skip
 
 
 BODY = Parser._body
@@ -1291,18 +1292,15 @@ def text_line(found: Exchange) -> str:
     return line
 
 
-ALL_VALUES = attrgetter(*Exchange.__slots__)
-ALL_ROW = f"{{{', '.join(f'{json.dumps(name)}: %s' for name in Exchange.__slots__)}}}"
-VALUES = attrgetter(*Exchange.__slots__[:-2])  # without the headers
-ROW = f"{{{', '.join(f'{json.dumps(name)}: %s' for name in Exchange.__slots__[:-2])}}}"
+ROW = f"{{{', '.join(f'{json.dumps(name)}: %s' for name in Exchange._fields[:-2])}}}"  # without the headers
+ROW_WITH_HEADERS = f"{{{', '.join(f'{json.dumps(name)}: %s' for name in Exchange._fields)}}}"
 JSON = lru_cache(4_096)(json.dumps)  # what comes again and again is not encoded again and again
 
 
 def json_line(found: Exchange) -> str:
     bare = found.request_headers is None is found.response_headers
-    values = VALUES(found) if bare else ALL_VALUES(found)
-    texts = [repr(value) if type(value) is float else JSON(value) for value in values]
-    return (ROW if bare else ALL_ROW) % tuple(texts)
+    texts = [repr(value) if type(value) is float else JSON(value) for value in (found[:-2] if bare else found)]
+    return (ROW if bare else ROW_WITH_HEADERS) % tuple(texts)
 
 
 def combined_line(found: Exchange) -> str:
