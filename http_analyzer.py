@@ -57,8 +57,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
+from ipaddress import ip_address
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, urlsplit
 
 __all__ = ["CaptureError", "Exchange", "HTTPAnalyzer", "analyze"]
 
@@ -76,6 +77,7 @@ MAX_FRAGMENTED, MAX_FRAGMENTS = 64, 256  # datagrams that wait for fragments; of
 GRACE, GRACE_S = 16, 1.0  # frames, seconds: captures mix directions up, and show acknowledgements before the bytes
 IDLE_S = 600.0  # then a connection is forgotten: a long poll takes less
 REUSE_BYTES = 16_777_216  # behind the end of a closed connection, a segment is a late one of its own
+LONGEST_BYTES = 66_000  # of a frame: the loopback interface's are of up to 65,550
 BATCH = 512  # packets, before somebody may stop it
 RECEIVE_BUFFER_BYTES = 33_554_432  # of the kernel: some 40,000 packets
 # "tcp" alone would lose VLANs' and what tunnels and extensions hide.
@@ -116,6 +118,7 @@ HEAD_END = re.compile(rb"\n\r?\n")
 FIELD = re.compile(rb"\n([^\s:]+)[ \t]*:[ \t]*([^\r\n]*)")
 LENGTH = re.compile(rb"(\d{1,18})(?:, *\1)*")  # the same twice is once (RFC 9112 section 6.3)
 CHUNK = re.compile(rb"(?:\r?\n)?[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
+HOST = re.compile(r"([\w-]+(\.[\w-]+)*|\[[\da-fA-F:.]+\])(:\d{1,5})?", re.ASCII)
 ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 UNTOLD, MALFORMED, CHUNKED, ENDLESS = -1, -2, -3, 1 << 62  # where a body's length stands
 UNKNOWN = -1  # where a sequence number stands
@@ -306,9 +309,9 @@ class Message:
 
     __slots__ = ("block", "end", "fields", "first", "length", "problems", "size", "switches", "time", "unsure")
 
-    def __init__(self, time: float, first: tuple[bytes, ...] | None = None, block: bytes = b"") -> None:
+    def __init__(self, time: float, first: tuple[bytes, ...] = (), block: bytes = b"") -> None:
         self.time = self.end = time  # of its first byte and its last
-        self.first = first  # method, target, version; or version, status, reason; None when that is lost
+        self.first = first  # method, target, version; or version, status, reason; empty when that is lost
         self.block = block  # of headers
         self.fields, self.length = fields_of(block)
         self.size = 0  # of the body so far
@@ -538,7 +541,20 @@ class Connection:
     """
 
     __slots__ = (
-        *("analyzer", "answers", "closed", "doubt", "last", "losses", "pipelined", "requests", "seen", "streams"),
+        *(
+            "analyzer",
+            "answers",
+            "assumed",
+            "blurred",
+            "closed",
+            "doubt",
+            "last",
+            "losses",
+            "pipelined",
+            "requests",
+            "seen",
+            "streams",
+        ),
         "waiting",
     )
 
@@ -546,7 +562,7 @@ class Connection:
         self.analyzer = analyzer
         self.requests: list[Message] = []  # not answered yet
         self.answers: list[Message] = []  # in doubt to what
-        self.closed = self.doubt = False
+        self.closed = self.doubt = self.blurred = self.assumed = False
         self.seen = 0.0
         self.pipelined = False  # a request has come before the last was answered
         self.losses = 0  # since there is doubt
@@ -622,6 +638,7 @@ class Connection:
     def proceed(self, stream: Stream, size: int) -> None:
         """When the other side spoke last: a client that has read all there is goes on, or a server answers."""
         stream.next += size
+        self.blurred &= stream.parser.answers is not True
         if self.last is not stream:
             self.last = stream
             stream.parser.resume()
@@ -632,7 +649,7 @@ class Connection:
 
     def _give_up(self, over: bool) -> bool:
         """Pass over a gap, of requests first; not past what the other side answered next."""
-        for stream in self.streams:
+        for stream in self.streams[:: -1 if self.requests else 1]:
             gap = stream.waiting[0][0] - stream.next if stream.waiting else ENDLESS
             size = gap if over and stream.waiting else min(gap, stream.acked - stream.next)
             needed = stream.peer.waiting[0][3] - stream.next if stream.peer.waiting else 0
@@ -640,6 +657,7 @@ class Connection:
             if size > 0:
                 self.proceed(stream, size)
                 stream.parser.gap(size)
+                self.blurred |= stream.parser.answers is True
                 return True
         return any(self._let_through(stream, anyway=True) for stream in self.streams)
 
@@ -673,17 +691,18 @@ class Connection:
 
     def request_begins(self, message: Message) -> bool:
         """Whether it has no body for sure."""
-        self.pipelined |= bool(self.requests)
+        if self.requests and not self.pipelined and (self.requests[-1].first or not self.blurred):
+            self.pipelined = True
+            if self.assumed:
+                self.doubt, self.losses = True, 2
         self.requests.append(message)
         self.analyzer.kept += len(message.block) + MESSAGE_BYTES
-        return message.first is not None and message.first[0] == b"CONNECT"
+        return message.first[:1] == (b"CONNECT",)
 
     def response_begins(self, message: Message) -> bool:
         """Whether it has no body for sure (RFC 9112 section 6.3)."""
-        asked, status = None, message.first[1] if message.first else b""
-        if self.requests and not self.doubt:
-            asked = self.requests[0].first
-        method = asked[0] if asked else b""
+        asked = self.requests[0].first if self.requests and not self.doubt else ()
+        method, status = asked[0] if asked else b"", message.first[1]
         message.unsure = not asked
         message.switches = status == b"101" or (method == b"CONNECT" and status[:1] == b"2")
         return message.switches or method == b"HEAD" or status in (b"204", b"304")
@@ -706,11 +725,11 @@ class Connection:
         self.doubt |= bool(self.requests)
 
     def limit(self) -> None:
-        """Give a connection up of which too many messages wait."""
+        """Of too many that wait, say what there is to say; what belongs together will not be sure any more."""
         if len(self.requests) + len(self.answers) > MAX_PENDING:
-            self.analyzer.dropped += 1
-            self.ignore()
+            self.losses = 2
             self._settle(True)
+            self.doubt, self.losses = True, 2
 
     def _settle(self, at_last: bool) -> None:
         """End the doubt, if that can be."""
@@ -718,8 +737,9 @@ class Connection:
         certain = [answer for answer in answers if answer.first]  # a lost one may have been interim
         answers = answers if len(requests) == len(answers) else certain
         sure = len(requests) == len(answers) and (self.losses == 1 if self.pipelined else len(requests) == 1)
-        if self.doubt and self.pipelined and not at_last and not sure:
+        if self.doubt and self.pipelined and not at_last:
             return
+        self.assumed |= self.doubt
         pairs: list[Any] = list(zip(requests, answers, strict=True)) if self.doubt and sure else []
         if not pairs:
             pairs = [(request, None) for request in requests] + [(None, answer) for answer in self.answers]
@@ -728,8 +748,11 @@ class Connection:
             self._tell(request, response)
 
     def _tell(self, request: Message | None, response: Message | None) -> None:
-        if (request and request.first) or (response and response.first):
-            self.analyzer.found.append(exchange(self.streams[0].key, request, response, self.analyzer.headers))
+        problems = (request.problems if request else ()) + (response.problems if response else ())
+        request, response = (each if each and each.first else None for each in (request, response))
+        if request or response:
+            key, headers = self.streams[0].key, self.analyzer.headers
+            self.analyzer.found.append(exchange(key, request, response, problems, headers))
 
 
 @lru_cache(4_096)
@@ -752,46 +775,40 @@ def headers_of(message: Message) -> tuple[tuple[str, str], ...]:
     return tuple((text_of(name), text_of(value.rstrip())) for name, value in FIELD.findall(message.block))
 
 
-Asked = tuple[str | None, str | None, str | None, str | None, str | None, str | None]
-Answered = tuple[int | None, str | None, str | None]
-
-
 @lru_cache(256)  # as fields_of(): clients and servers repeat themselves
-def asked_for(first: tuple[bytes, ...] | None, block: bytes, server: str) -> Asked:
+def asked_for(first: tuple[bytes, ...], block: bytes, server: str) -> tuple[str | None, ...]:
     """What a request says: method, URL, host, target, version, user agent."""
     fields, _ = fields_of(block)
     host, agent = (text_of(fields[name]) if name in fields else None for name in (b"host", b"user-agent"))
-    method, target, version = map(text_of, first) if first else (None, None, None)
-    whole = target is None or method == "CONNECT" or ABSOLUTE.match(target)
+    method, target, version = map(text_of, first)
+    whole = method == "CONNECT" or ABSOLUTE.match(target)
     url = target if whole else f"http://{host or server}{'' if target == '*' else target}"
     return method, url, host, target, version, agent
 
 
 @lru_cache(256)
-def answered(first: tuple[bytes, ...] | None, block: bytes) -> Answered:
-    """What a response says: status, reason, content type."""
+def answered(first: tuple[bytes, ...], block: bytes) -> tuple[str, int, str, str | None]:
+    """What a response says: version, status, reason, content type."""
     kind = fields_of(block)[0].get(b"content-type")
-    status, reason = (int(first[1]), text_of(first[2] or b"")) if first else (None, None)
-    return status, reason, None if kind is None else text_of(kind)
+    return text_of(first[0]), int(first[1]), text_of(first[2] or b""), None if kind is None else text_of(kind)
 
 
-NO_REQUEST, NO_RESPONSE = asked_for(None, b"", ""), answered(None, b"")
-
-
-def exchange(key: bytes, request: Message | None, response: Message | None, headers: bool) -> Exchange:
+def exchange(
+    key: bytes, request: Message | None, response: Message | None, problems: tuple[str, ...], headers: bool
+) -> Exchange:
     client, server = ends_of(key)
-    asked = asked_for(request.first, request.block, server) if request else NO_REQUEST
-    method, url, host, target, version, agent = asked
-    status, reason, kind = answered(response.first, response.block) if response else NO_RESPONSE
-    problems = (request.problems if request else ()) + (response.problems if response else ())
-    if method is None:
-        problems += ("no request",)
-        version = text_of(response.first[0]) if response and response.first else None
-    if status is None:
+    begun = request.time if request else response.time if response else 0.0
+    method = url = host = target = version = agent = status = reason = kind = first_byte = took = None
+    if response:
+        version, status, reason, kind = answered(response.first, response.block)
+        if request:
+            first_byte, took = response.time - begun, response.end - begun
+    else:
         problems += ("no response",)
-    begun, first_byte, took = request.time if request else response.time if response else 0.0, None, None
-    if request and response and response.first:
-        first_byte, took = response.time - begun, response.end - begun
+    if request:
+        method, url, host, target, version, agent = asked_for(request.first, request.block, server)
+    else:
+        problems += ("no request",)
     return Exchange(
         begun, client, server, method, url, host, target, version, status, reason,
         request.size if request else None, response.size if response else None, kind, agent, first_byte, took,
@@ -816,6 +833,7 @@ class HTTPAnalyzer:
         self.dropped = 0
         self.kept = 0  # bytes, since it was looked how many are held
         self.found: list[Exchange] = []
+        self._swept = 0.0
         self._fragments = Fragments()
         self._streams: dict[bytes, Stream] = {}
         self._connections: OrderedDict[Connection, None] = OrderedDict()  # the one silent for longest comes first
@@ -830,15 +848,17 @@ class HTTPAnalyzer:
         if stream is None or flags & SYN or stream.connection.closed:
             if not data and not flags & SYN:
                 return NOTHING
-            stream = self._open(stream, time, key, seq, flags)
+            stream = self._open(stream, key, seq, flags)
         connection, special = stream.connection, flags & 7  # FIN, SYN or RST
         if not data and not special and not connection.waiting:
             if stream.next == UNKNOWN:
                 stream.next = seq
             return NOTHING
-        if time - connection.seen > 1.0:
+        if time - connection.seen > GRACE_S:
             connection.seen = time
             self._connections.move_to_end(connection)
+            if time - self._swept > GRACE_S:
+                self._sweep(time)
         if seq == stream.next & MASK and ack == stream.peer.next & MASK and not special and not connection.waiting:
             parser, size = stream.parser, len(data)
             if parser.left > size and parser.state is BODY and parser.message and parser.message.size:
@@ -856,6 +876,19 @@ class HTTPAnalyzer:
             self._thin()
         return self._take() if self.found else NOTHING
 
+    def sweep(self, time: float) -> list[Exchange]:
+        """The exchanges that end because nothing came for a while. time: epoch seconds, now."""
+        self._sweep(time)
+        return self._take()
+
+    def _sweep(self, time: float) -> None:
+        self._swept = time
+        for connection in [*self._connections]:
+            if connection.seen < time - IDLE_S:
+                self._forget(connection)
+            elif connection.waiting:
+                connection.advance(time)
+
     def flush(self) -> list[Exchange]:
         """The rest: the capture is over."""
         while self._connections:
@@ -866,7 +899,7 @@ class HTTPAnalyzer:
         found, self.found = self.found, []
         return found
 
-    def _open(self, stream: Stream | None, time: float, key: bytes, seq: int, flags: int) -> Stream:
+    def _open(self, stream: Stream | None, key: bytes, seq: int, flags: int) -> Stream:
         """The stream of a segment that may be a connection's first: ports are used again, and segments come twice."""
         if stream:
             behind = ahead(stream.next, seq)
@@ -874,10 +907,7 @@ class HTTPAnalyzer:
             if (again or stream.next == UNKNOWN) if flags & SYN else 0 <= behind < REUSE_BYTES:
                 return stream
             self._forget(stream.connection)
-        oldest = next(iter(self._connections), None)
-        if oldest and oldest.seen < time - IDLE_S:
-            self._forget(oldest)
-        elif len(self._connections) >= MAX_CONNECTIONS:
+        if len(self._connections) >= MAX_CONNECTIONS:
             self._drop()
         connection = Connection(self, key)
         self._connections[connection] = None
@@ -954,16 +984,26 @@ def reading() -> Iterator[None]:
         raise CaptureError(getattr(error, "strerror", None) or "the file is cut off or damaged") from None
 
 
+class Pipe(io.FileIO):
+    """One that waits before it reads: a signal that came between would not end read(), as it ends select()."""
+
+    def readinto(self, buffer: Any) -> int | None:
+        while not select.select([self], [], [], TICK_S)[0]:
+            pass
+        return super().readinto(buffer)
+
+
 class CaptureFile:
     """A pcap or pcapng file, also one packed by gzip; "-" is standard input. Raises CaptureError and OSError."""
 
     linktype, nano = -1, False  # of pcapng, each packet has its own
 
     def __init__(self, files: contextlib.ExitStack, path: str, expression: str) -> None:
-        self._raw = io.FileIO(0 if path == "-" else path, closefd=path != "-")
+        regular = os.path.isfile(path)
+        self._raw = (io.FileIO if regular else Pipe)(0 if path == "-" else path, closefd=path != "-")
         self._file: Any = files.enter_context(io.BufferedReader(self._raw))
         self._expression = expression
-        self._at_once = BATCH if os.path.isfile(path) else 1  # what comes through a pipe is shown as it comes
+        self._at_once = BATCH if regular else 1  # what comes through a pipe is shown as it comes
         with reading():
             if self._file.peek(1)[:1] == b"\x1f":
                 self._file = gzip.GzipFile(fileobj=self._file)
@@ -1058,9 +1098,12 @@ class Live:
             (self._open if ON_LINUX else self._open_elsewhere)(files, expression, buffer_bytes)
 
     def _open(self, files: contextlib.ExitStack, expression: str, buffer_bytes: int) -> None:
+        from scapy.arch import common
         from scapy.arch.linux import L2ListenSocket
         from scapy.data import ARPHRD_TO_DLT
 
+        # What a filter of scapy's lets through of a frame: it would cut them at 65,535.
+        common.MTU = LONGEST_BYTES  # type: ignore[attr-defined]
         # A filter in the kernel sees neither a VLAN tag, which is kept beside the frame, nor which link type it has.
         self._by_tag = bool(re.search(r"\bvlan\b", expression))
         self._late = expression if self.interface == "any" or self._by_tag else ""
@@ -1105,8 +1148,7 @@ class Live:
             return
         with contextlib.suppress(BlockingIOError):
             for _ in range(BATCH):
-                # The largest frame is the loopback interface's, 65,550 bytes.
-                frame, control, _, address = self._socket.recvmsg(66_000, 128, socket.MSG_DONTWAIT)
+                frame, control, _, address = self._socket.recvmsg(LONGEST_BYTES, 128, socket.MSG_DONTWAIT)
                 name, _, direction, hardware, _ = address
                 if direction == OUTGOING and hardware == ARPHRD_LOOPBACK:
                     continue  # it comes in again
@@ -1241,10 +1283,12 @@ def drop_privileges(user: str | None, output: int | None) -> str:
     return f"privileges given up, running as user {uid} and group {gid}"
 
 
-def exchanges(analyzer: HTTPAnalyzer, batches: Iterator[list[Record]]) -> Iterator[Exchange]:
+def exchanges(analyzer: HTTPAnalyzer, batches: Iterator[list[Record]], live: bool = False) -> Iterator[Exchange]:
     feed = analyzer.feed
     try:
         for batch in batches:
+            if live and not batch:
+                yield from analyzer.sweep(time.time())
             for time_ns, _, linktype, _, frame in batch:
                 if found := feed(time_ns / NANO, linktype, frame):
                     yield from found
@@ -1310,30 +1354,45 @@ def combined_line(found: Exchange) -> str:
     size = "-" if found.response_bytes is None else found.response_bytes
     texts = [f"{found.method or '-'} {found.target or '-'} HTTP/{found.version or '1.1'}"]
     texts += [headers.get("referer") or "-", found.user_agent or "-"]
-    request, referer, agent = (printable(text).replace("\\", "\\\\").replace('"', "\\x22") for text in texts)
+    request, referer, agent = (printable(text.replace("\\", "\\\\")).replace('"', "\\x22") for text in texts)
     address = found.client.rpartition(":")[0].strip("[]")
     return f'{address} - - [{moment}] "{request}" {found.status or 499} {size} "{referer}" "{agent}"'
 
 
 def har_entry(found: Exchange) -> str:
     """An entry of HAR 1.2, http://www.softwareishard.com/blog/har-12-spec/."""
-    taken, first = found.duration_s or 0.0, found.ttfb_s or 0.0
-    times = {"blocked": -1, "dns": -1, "connect": -1, "ssl": -1, "send": 0, "wait": first * 1e3}
-    url, version = found.url or f"http://{found.server}/", f"HTTP/{found.version or '1.1'}"
+    taken, first = (round((seconds or 0.0) * 1e3, 3) for seconds in (found.duration_s, found.ttfb_s))
+    times = {"blocked": -1, "dns": -1, "connect": -1, "ssl": -1, "send": 0, "wait": first}
+    url, version = har_url(found), f"HTTP/{found.version or '1.1'}"
     queries = parse_qsl(url.partition("?")[2], keep_blank_values=True)
-    request = {"method": found.method or "GET", "url": url, "queryString": pairs(queries)}
-    response = {"status": found.status or 0, "statusText": found.reason or "", "redirectURL": ""}
+    request: dict[str, Any] = {"method": found.method or "GET", "url": url, "queryString": pairs(queries)}
+    response: dict[str, Any] = {"status": found.status or 0, "statusText": found.reason or ""}
     size = -1 if found.response_bytes is None else found.response_bytes
     response["content"] = {"size": max(size, 0), "mimeType": found.content_type or "x-unknown"}
+    headers = {name.lower(): value for name, value in found.response_headers or ()}
+    response["redirectURL"] = headers.get("location", "")
     sides = ((request, found.request_headers, found.request_bytes), (response, found.response_headers, size))
-    for side, headers, body in sides:
-        side |= {"httpVersion": version, "cookies": [], "headers": pairs(headers or ()), "headersSize": -1}
+    for side, lines, body in sides:
+        side |= {"httpVersion": version, "cookies": [], "headers": pairs(lines or ()), "headersSize": -1}
         side["bodySize"] = -1 if body is None else body
     moment = datetime.fromtimestamp(found.time, UTC).isoformat(timespec="milliseconds")
-    entry = {"pageref": "page_1", "startedDateTime": moment, "time": taken * 1e3, "request": request}
-    entry |= {"response": response, "cache": {}, "timings": times | {"receive": (taken - first) * 1e3}}
-    entry |= {"serverIPAddress": found.server.rpartition(":")[0].strip("[]"), "connection": found.client}
+    entry = {"pageref": "page_1", "startedDateTime": moment, "time": taken, "request": request, "response": response}
+    entry |= {"cache": {}, "timings": times | {"receive": round(taken - first, 3)}}
+    address, _, port = found.server.rpartition(":")
+    entry |= {"serverIPAddress": address.strip("[]"), "connection": port, "_client": found.client}
     return json.dumps(entry | {"comment": ", ".join(found.problems)})
+
+
+def har_url(found: Exchange) -> str:
+    """What browsers take for a URL: any other, and a client may send any, would end their import."""
+    url = quote(found.url or "", safe="!#$%&'()*+,/:;=?@[]~")
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        ip_address(host) if host[-1:].isdigit() or ":" in host else host.encode().decode("idna")
+        if parts.scheme in ("http", "https") and HOST.fullmatch(parts.netloc) and parts.port != 0:
+            return url
+    return f"http://{found.server}/"
 
 
 def pairs(items: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
@@ -1496,12 +1555,14 @@ class Run:
         try:
             with contextlib.ExitStack() as files:
                 source = self._open(files, path, " ".join(self.args.filter))
-                for found in exchanges(analyzer, self.stop.until(showing_progress(source))):
+                for found in exchanges(analyzer, self.stop.until(showing_progress(source)), path is None):
                     if self.args.summary:
                         self.summary.add(found)
                     yield FORMATS[self.args.format](found)
                 if drops := source.drops():
-                    complain("warning", f"the kernel dropped {drops:,} packets: a FILTER may help")
+                    complain(
+                        "warning", f"the kernel dropped {drops:,} packets: a narrower FILTER, or tcpdump -w, may help"
+                    )
         except (CaptureError, OSError) as error:
             self.failed = True
             text = getattr(error, "strerror", None) or str(error)

@@ -55,6 +55,7 @@ from typing import Any
 __all__ = ["CaptureError", "Packet", "capture", "decode", "read"]
 
 PROGRAM = os.path.basename(__file__)
+LONGEST_BYTES = 66_000  # of a frame: the loopback interface's are of up to 65,550
 BATCH = 512  # packets whose lines are written at once
 TICK_S = 1.0  # how often --top is drawn, and drops are looked for
 KEPT_COUNTS = 20_000  # addresses and conversations that --top remembers: half as many after a thinning
@@ -439,16 +440,26 @@ def reading() -> Iterator[None]:
         raise CaptureError(getattr(error, "strerror", None) or "the file is cut off or damaged") from None
 
 
+class Pipe(io.FileIO):
+    """One that waits before it reads: a signal that came between would not end read(), as it ends select()."""
+
+    def readinto(self, buffer: Any) -> int | None:
+        while not select.select([self], [], [], TICK_S)[0]:
+            pass
+        return super().readinto(buffer)
+
+
 class CaptureFile:
     """A pcap or pcapng file, also one packed by gzip; "-" is standard input. Raises CaptureError and OSError."""
 
     linktype, nano = -1, False  # of pcapng, each packet has its own
 
     def __init__(self, files: contextlib.ExitStack, path: str, expression: str) -> None:
-        self._raw = io.FileIO(0 if path == "-" else path, closefd=path != "-")
+        regular = os.path.isfile(path)
+        self._raw = (io.FileIO if regular else Pipe)(0 if path == "-" else path, closefd=path != "-")
         self._file: Any = files.enter_context(io.BufferedReader(self._raw))
         self._expression = expression
-        self._at_once = BATCH if os.path.isfile(path) else 1  # what comes through a pipe is shown as it comes
+        self._at_once = BATCH if regular else 1  # what comes through a pipe is shown as it comes
         with reading():
             if self._file.peek(1)[:1] == b"\x1f":
                 self._file = gzip.GzipFile(fileobj=self._file)
@@ -578,9 +589,12 @@ class Live:
             (self._open if ON_LINUX else self._open_elsewhere)(files, expression, buffer_bytes)
 
     def _open(self, files: contextlib.ExitStack, expression: str, buffer_bytes: int) -> None:
+        from scapy.arch import common
         from scapy.arch.linux import L2ListenSocket
         from scapy.data import ARPHRD_TO_DLT
 
+        # What a filter of scapy's lets through of a frame: it would cut them at 65,535.
+        common.MTU = LONGEST_BYTES  # type: ignore[attr-defined]
         # A filter in the kernel sees neither a VLAN tag, which is kept beside the frame, nor which link type it has.
         self._by_tag = bool(re.search(r"\bvlan\b", expression))
         self._late = expression if self.interface == "any" or self._by_tag else ""
@@ -625,8 +639,7 @@ class Live:
             return
         with contextlib.suppress(BlockingIOError):
             for _ in range(BATCH):
-                # The largest frame is the loopback interface's, 65,550 bytes.
-                frame, control, _, address = self._socket.recvmsg(66_000, 128, socket.MSG_DONTWAIT)
+                frame, control, _, address = self._socket.recvmsg(LONGEST_BYTES, 128, socket.MSG_DONTWAIT)
                 name, _, direction, hardware, _ = address
                 if direction == OUTGOING and hardware == ARPHRD_LOOPBACK:
                     continue  # it comes in again

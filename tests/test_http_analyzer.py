@@ -85,7 +85,11 @@ def told(frames):
 
 def one(requests, responses, **options):
     """The exchanges of a connection in which first all requests are sent, then all responses."""
-    return exchanges(Wire(**options).open().send(0, requests).send(1, responses).close().frames)
+    return exchanges(frames_of(requests, responses, **options))
+
+
+def frames_of(requests, responses, **options):
+    return Wire(**options).open().send(0, requests).send(1, responses).close().frames
 
 
 def save(path, frames, order="<", unit=1e-6, linktype=None):
@@ -229,6 +233,55 @@ def test_a_lost_request_does_not_shift_those_after_it():
     found = exchanges(wire.frames[:5] + wire.frames[6:])
     assert [(each.target, each.status) for each in found] == [("/0", 200), (None, 201), ("/2", 202), ("/3", 203)]
     assert next(each for each in found if each.status == 201).problems == ("gap", "no request")
+
+
+def alternating(rng, count):
+    """A connection's exchanges, each answered before the next."""
+    wire = Wire().open()
+    for number in range(count):
+        body = bytes(rng.choice([5, 3_000]))
+        response = b"HTTP/1.1 200 OK\r\nX-Number: %d\r\nContent-Length: %d\r\n\r\n" % (number, len(body)) + body
+        wire.send(0, GET % number).send(1, response, range(1448, len(response), 1448))
+    return wire.close().frames
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_after_a_loss_of_several_segments_the_next_exchanges_are_right_again(seed):
+    rng, left, losses, skip = random.Random(seed), [], 0, 0
+    for frame in alternating(rng, 400):
+        if not skip and rng.random() < 0.01:
+            skip, losses = rng.randrange(1, 10), losses + 1
+        if skip:
+            skip -= 1
+        else:
+            left.append(frame)
+    found = exchanges(left, headers=True)
+    for each in found:
+        number = dict(each.response_headers or ()).get("X-Number")
+        assert each.target is None or number is None or each.target == f"/{number}"
+    assert sum(not each.problems for each in found) >= 400 - 5 * losses
+    assert sum(each.target is not None for each in found) == sum(frame[2][54:].startswith(b"GET") for frame in left)
+
+
+@pytest.mark.parametrize("said", ["rrARRRARARAARA", "RRAARrarAARARRARA", "RaRRaRARARAARRA"])
+def test_where_losses_hide_how_many_are_pipelined_nothing_is_paired_wrongly(said):
+    """Of requests (R) and responses (A), each with the next number, those in small letters are lost."""
+    wire, numbers = Wire().open(), {0: itertools.count(), 1: itertools.count()}
+    for each in said:
+        side = "RA".index(each.upper())
+        wire.send(side, (GET % next(numbers[0])) if side == 0 else OK % (200 + next(numbers[1])))
+    kept = [frame for frame, letter in zip(wire.frames[3:], said, strict=True) if letter.isupper()]
+    found = exchanges(wire.frames[:3] + kept)
+    assert sum(each.target is not None for each in found) == said.count("R")
+    for each in found:
+        assert each.target is None or each.status is None or each.target == f"/{each.status - 200}"
+
+
+def test_more_requests_than_may_wait_are_all_told():
+    wire = Wire().open()
+    for number in range(5_000):
+        wire.send(0, GET % number)
+    assert [each.target for each in exchanges(wire.frames)] == [f"/{number}" for number in range(5_000)]
 
 
 def mutate(rng, data):
@@ -410,6 +463,21 @@ def test_a_gap_in_a_body_is_marked_and_passed_when_it_is_acknowledged():
     assert [brief(each) for each in found] == [("GET", "/1", 200, 0, 3000, ("gap",))]
 
 
+def test_what_a_gap_leaves_is_told_though_nothing_more_comes_of_its_connection():
+    response = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + bytes(100)
+    wire = Wire().open().send(0, GET % 1).send(1, response, (60, 90)).close()
+    frames = wire.frames[:5] + wire.frames[6:]
+    analyzer = HTTPAnalyzer()
+    assert [each for frame in frames for each in analyzer.feed(*frame)] == []
+    assert brief(analyzer.sweep(wire.time + 2)[0]) == ("GET", "/1", 200, 0, 100, ("gap",))
+
+
+def test_a_response_to_what_was_not_captured_has_its_own_time_and_no_other():
+    (found,) = exchanges(frame for frame in frames_of(GET % 1, OK % 200) if frame[2][26:30] == b"\x0a\0\0\2")
+    assert found.time > 1000
+    assert (found.request_bytes, found.ttfb_s, found.duration_s, found.problems) == (None, None, None, ("no request",))
+
+
 def test_idle_connections_are_forgotten_and_told():
     wire = Wire().open().send(0, GET % 1)
     later = Wire(client=("10.0.0.9", 1)).put(0, SYN, ack=0).frames[0]
@@ -549,7 +617,7 @@ def far_ahead():
 
 @pytest.mark.parametrize(
     ("frames", "most_mb", "drops"),
-    [(half_open, 60, True), (endless_heads, 35, True), (pipelined_forever, 3, True), (far_ahead, 3, False)],
+    [(half_open, 60, True), (endless_heads, 35, True), (pipelined_forever, 3, False), (far_ahead, 3, False)],
 )
 def test_hostile_traffic_costs_the_limit(frames, most_mb, drops):
     peak, dropped = cost(frames())
@@ -668,7 +736,7 @@ def test_json_keys(run, capture):
 
 
 def odd_capture(tmp_path):
-    wire = Wire().open().send(0, b'GET /a"b\\ HTTP/1.1\r\nUser-Agent: "x"\r\nReferer: http://r/\r\n\r\n')
+    wire = Wire().open().send(0, b'GET /a"b\\\x1b HTTP/1.1\r\nUser-Agent: "x"\r\nReferer: http://r/\r\n\r\n')
     wire.send(1, OK % 200).send(0, b"GET /unanswered?q=1 HTTP/1.1\r\n\r\n")
     return save(tmp_path / "odd", wire.frames)
 
@@ -677,7 +745,7 @@ def test_combined(run, tmp_path):
     path = odd_capture(tmp_path)
     _, out, _ = run("http_analyzer.py", "-r", path, "--format", "combined", env={"TZ": "UTC"})
     first, second = out.splitlines()
-    request = r'"GET /a\x22b\\ HTTP/1.1" 200 5 "http://r/" "\x22x\x22"'
+    request = r'"GET /a\x22b\\\x1b HTTP/1.1" 200 5 "http://r/" "\x22x\x22"'
     assert first == "10.0.0.1 - - [01/Jan/1970:00:16:40 +0000] " + request
     assert second.endswith('"GET /unanswered?q=1 HTTP/1.1" 499 - "-" "-"')
 
@@ -716,6 +784,26 @@ def test_har(run, tmp_path):
     assert first["response"]["bodySize"] == 5
     assert (second["response"]["status"], second["response"]["bodySize"]) == (0, -1)
     assert second["request"]["queryString"] == [{"name": "q", "value": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("head", "url"),
+    [
+        (b"GET /a?b=c HTTP/1.1\r\nHost: example.com:8080", "http://example.com:8080/a?b=c"),
+        (b"GET /a\x1b HTTP/1.1\r\nHost: [::1]:80", "http://[::1]:80/a%1B"),
+        (b"CONNECT 127.0.0.1:443 HTTP/1.1", "http://10.0.0.2:80/"),
+        (b"GET foo:bar HTTP/1.1\r\nHost: h:18090", "http://10.0.0.2:80/"),
+        (b"GET / HTTP/1.1\r\nHost: a b", "http://10.0.0.2:80/"),
+        (b"GET / HTTP/1.1\r\nHost: a:70000", "http://10.0.0.2:80/"),
+        (b"GET / HTTP/1.1\r\nHost: 1.2.3.4.5", "http://10.0.0.2:80/"),
+        (b"GET javascript://a HTTP/1.1", "http://10.0.0.2:80/"),
+    ],
+)
+def test_har_has_no_url_that_browsers_refuse(head, url):
+    (found,) = one(head + b"\r\n\r\n", b"HTTP/1.1 404 -\r\nContent-Length: 0\r\nLocation: /x\r\n\r\n")[:1]
+    entry = json.loads(http_analyzer.har_entry(found))
+    assert entry["request"]["url"] == url
+    assert (entry["serverIPAddress"], entry["connection"], entry["_client"]) == ("10.0.0.2", "80", "10.0.0.1:40000")
 
 
 def test_an_empty_har_is_one_too(run, tmp_path):
@@ -766,6 +854,8 @@ def test_a_closed_pipe_ends_quietly(capture):
 
 # Live
 
+BIG = 3_000_000  # a body whose frames are the longest that loopback has
+
 
 @pytest.fixture
 def web():
@@ -773,10 +863,11 @@ def web():
         protocol_version = "HTTP/1.1"
 
         def do_GET(self):
+            body = bytes(BIG) if self.path == "/big" else b"hello"
             self.send_response(200)
-            self.send_header("Content-Length", "5")
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(b"hello")
+            self.wfile.write(body)
 
         def log_message(self, *_):
             pass
@@ -796,17 +887,18 @@ def test_live(script, web):
         pytest.skip("only root on Linux can capture")
     analyzer = script("http_analyzer.py", "-i", "lo", "--json", "tcp", "port", web[1], ignored=["DeprecationWarning"])
     assert "Ctrl+C" in analyzer.stderr.readline()
-    client = http.client.HTTPConnection(*web)
-    for number in range(50):
-        client.request("GET", f"/{number}")
+    client, targets = http.client.HTTPConnection(*web), [f"/{number}" for number in range(50)] + ["/big"] * 3
+    for target in targets:
+        client.request("GET", target)
         client.getresponse().read()
-    lines = [json.loads(analyzer.stdout.readline()) for _ in range(50)]
+    lines = [json.loads(analyzer.stdout.readline()) for _ in targets]
     status, out, err = analyzer.finish(signal.SIGINT)
     client.close()
     assert (status, out, err) == (0, "", "")
     assert [(line["target"], line["status"], line["problems"]) for line in lines] == [
-        (f"/{number}", 200, []) for number in range(50)
+        (target, 200, []) for target in targets
     ]
+    assert {line["response_bytes"] for line in lines} == {5, BIG}
     assert all(0 < line["ttfb_s"] <= line["duration_s"] < 5 and abs(line["time"] - time.time()) < 60 for line in lines)
 
 
