@@ -1,27 +1,33 @@
 """What the README says of outgrowing the scripts: its programs run as they stand there, where their library is."""
 
 import collections
+import contextlib
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import statistics
+import struct
 import subprocess
 import sys
+import time
 
 import pytest
-from conftest import ROOT, TIME_LIMIT_S
+from conftest import ROOT, TIME_LIMIT_S, free_port
 from test_http_analyzer import OK, Wire, save
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SECTION = re.search(r"^## When you outgrow it\n(.*?)(?=^## )", README, re.MULTILINE | re.DOTALL).group(1)
+TCP_SERVER = re.search(r"^## tcp_server.py\n(.*?)(?=^## )", README, re.MULTILINE | re.DOTALL).group(1)
 CAPTURES = [  # of each capture, the exchanges: host, status, seconds
     [("a.example", 200, 0.1), ("b.example", 200, 0.2), ("a.example", 404, 0.3)],
     [("b.example", 500, 3.0), ("a.example", 200, 0.4)],
     [("a.example", 200, 2.0)],
 ]
 EXCHANGES = [exchange for capture in CAPTURES for exchange in capture]
+MORE_THAN_BUFFERS_HOLD_BYTES = 16_000_000  # the kernel's on both sides, and the server's
 
 
 def example(text, section=SECTION, kind="python"):
@@ -90,3 +96,105 @@ def test_duckdb_asks_the_json_lines(folder):
         p99_s = statistics.quantiles(durations, n=100, method="inclusive")[-1]
         expected.append([name, str(len(durations)), pytest.approx(p99_s, abs=1e-4)])
     assert [[host, count, float(p99_s)] for host, count, p99_s in printed(example("duckdb"), folder)] == expected
+
+
+# The chat
+
+
+def connected(port):
+    """A client of a server that is about to listen."""
+    deadline = time.monotonic() + TIME_LIMIT_S
+    while True:
+        with contextlib.suppress(ConnectionRefusedError):
+            return socket.create_connection(("127.0.0.1", port), timeout=TIME_LIMIT_S / 2)
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(params=["tcp_server", "asyncio", "twisted"])
+def join(request, tmp_path):
+    """join(others) is another client of the chat on each of the three loops: (its socket, a file to read from).
+
+    The others have heard of it then. At the end the server has said nothing.
+    """
+    if request.param == "twisted":
+        needs("twisted")
+    texts = {"tcp_server": "from tcp_server import", "asyncio": "import asyncio", "twisted": "from twisted"}
+    port = free_port()
+    program = tmp_path / "chat.py"
+    program.write_text(example(texts[request.param], TCP_SERVER + SECTION).replace("12345", str(port)))
+    options = {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with contextlib.ExitStack() as cleanup:
+        server = cleanup.enter_context(subprocess.Popen([sys.executable, program], **options))
+        cleanup.callback(server.kill)
+        connected(port).close()
+
+        def join(*others):
+            client = cleanup.enter_context(connected(port))
+            if others:
+                client.sendall(b"here\n")
+            for _, reader in others:
+                assert reader.readline() == said(client, b"here")
+            return client, cleanup.enter_context(client.makefile("rb"))
+
+        yield join
+        server.terminate()
+        assert server.communicate(timeout=TIME_LIMIT_S)[0] == b""
+
+
+def said(client, line):
+    return b"%d: %s\n" % (client.getsockname()[1], line)
+
+
+def test_a_chat_passes_lines_on_to_all_others(join):
+    ann, ann_reads = join()
+    bob, bob_reads = join((ann, ann_reads))
+    _, cat_reads = join((ann, ann_reads), (bob, bob_reads))
+    ann.sendall(b"how are y")
+    bob.sendall(b"fine\n")
+    assert [ann_reads.readline(), cat_reads.readline()] == [said(bob, b"fine")] * 2
+    ann.sendall(b"ou?\nwell?\n")
+    for reader in (bob_reads, cat_reads):
+        assert [reader.readline(), reader.readline()] == [said(ann, b"how are you?"), said(ann, b"well?")]
+
+
+def test_who_leaves_a_chat_does_not_hurt_the_rest(join):
+    ann, ann_reads = join()
+    bob, bob_reads = join((ann, ann_reads))
+    cat, cat_reads = join((ann, ann_reads), (bob, bob_reads))
+    bob.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it resets the connection
+    bob_reads.close()
+    bob.close()
+    ann.sendall(b"still there?\n")
+    assert cat_reads.readline() == said(ann, b"still there?")
+    cat.sendall(b"yes\n")
+    assert ann_reads.readline() == said(cat, b"yes")
+
+
+def test_a_line_that_is_too_long_costs_its_writer_the_chat(join):
+    ann, ann_reads = join()
+    bob, bob_reads = join((ann, ann_reads))
+    bob.sendall(b"x" * 3000)
+    with contextlib.suppress(ConnectionResetError):
+        assert bob_reads.read() == b""
+    _, cat_reads = join((ann, ann_reads))
+    ann.sendall(b"quiet here\n")
+    assert cat_reads.readline() == said(ann, b"quiet here")
+
+
+def test_a_chat_drops_who_does_not_read(join):
+    ann, ann_reads = join()
+    bob, bob_reads = join((ann, ann_reads))
+    deaf, _ = join((ann, ann_reads), (bob, bob_reads))
+    line = b"x" * 999
+    for _ in range(MORE_THAN_BUFFERS_HOLD_BYTES // 100_000):
+        ann.sendall((line + b"\n") * 100)
+        for _ in range(100):
+            assert bob_reads.readline() == said(ann, line)
+    received = 0
+    with contextlib.suppress(ConnectionResetError):
+        while data := deaf.recv(1 << 20):  # fails after a time if it is still connected
+            received += len(data)
+    assert received < MORE_THAN_BUFFERS_HOLD_BYTES
+    bob.sendall(b"I read\n")
+    assert ann_reads.readline() == said(bob, b"I read")
