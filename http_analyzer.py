@@ -74,7 +74,7 @@ MAX_CONNECTIONS = 20_000  # about 30 MB
 MAX_HELD_BYTES = 25_165_824  # of all connections: early segments, unfinished heads, and those of open requests
 MESSAGE_BYTES = 500  # that a message costs beside its head
 MAX_FRAGMENTED, MAX_FRAGMENTS = 64, 256  # datagrams that wait for fragments; of one: at MTU 576 they are 119
-GRACE, GRACE_S = 16, 1.0  # frames, seconds: captures mix directions up, and show acknowledgements before the bytes
+GRACE, GRACE_S = 16, 1.0  # segments, seconds: captures mix directions up, and show acknowledgements before the bytes
 IDLE_S = 600.0  # then a connection is forgotten: a long poll takes less
 REUSE_BYTES = 16_777_216  # behind the end of a closed connection, a segment is a late one of its own
 LONGEST_BYTES = 66_000  # of a frame: the loopback interface's are of up to 65,550
@@ -83,8 +83,7 @@ RECEIVE_BUFFER_BYTES = 33_554_432  # of the kernel: some 40,000 packets
 # "tcp" alone would lose VLANs' and what tunnels and extensions hide.
 DEFAULT_FILTER = "tcp or ip6 or ip proto 41 or ether proto 0x8100 or ether proto 0x88a8"
 MAX_HOSTS = 10_000  # that --summary counts one by one
-TICK_S = 1.0  # how often progress is shown
-DAY_S = 86_400.0
+TICK_S = 1.0  # how often progress is shown, and what waits looked at
 
 # Numbers of Linux that the socket module does not name (packet(7); include/uapi/linux/if_packet.h).
 SOL_PACKET, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING = 263, 6, 8, 23
@@ -307,13 +306,13 @@ def fields_of(block: bytes) -> tuple[dict[bytes, bytes], int]:
 class Message:
     """A request or a response, as far as it has come."""
 
-    __slots__ = ("block", "end", "fields", "first", "length", "problems", "size", "switches", "time", "unsure")
+    __slots__ = ("block", "end", "first", "length", "problems", "size", "switches", "time", "unsure")
 
     def __init__(self, time: float, first: tuple[bytes, ...] = (), block: bytes = b"") -> None:
         self.time = self.end = time  # of its first byte and its last
         self.first = first  # method, target, version; or version, status, reason; empty when that is lost
         self.block = block  # of headers
-        self.fields, self.length = fields_of(block)
+        self.length = fields_of(block)[1]
         self.size = 0  # of the body so far
         self.problems: tuple[str, ...] = ("malformed",) if self.length == MALFORMED else ()
         self.unsure = False  # what request it answers
@@ -535,9 +534,11 @@ class Stream:
 class Connection:
     """Both directions. What a segment acknowledges is let through before it, so that a response finds its request.
 
-    Bytes are given up for lost when they are acknowledged and do not come. Where then it is not sure which response
-    answers which request (`doubt`), both wait until the client goes on or the connection ends: if they are as many,
-    lost ones included, they belong together in order; else none do.
+    Bytes are given up for lost when they are acknowledged and do not come. How many messages were in them nobody knows,
+    and so it is in `doubt` which response answers which request: both wait. Where no pipelining was seen, the server
+    has answered when the client goes on; one request and one response then belong together, the lost ones included.
+    Where it was, that is never known before the connection's end; there they belong together in order if they are as
+    many, and only once something was lost. What does not is told alone.
     """
 
     __slots__ = (
@@ -562,9 +563,11 @@ class Connection:
         self.analyzer = analyzer
         self.requests: list[Message] = []  # not answered yet
         self.answers: list[Message] = []  # in doubt to what
-        self.closed = self.doubt = self.blurred = self.assumed = False
+        self.closed = self.doubt = False
         self.seen = 0.0
         self.pipelined = False  # a request has come before the last was answered
+        self.blurred = False  # the server's last bytes are lost: before or after what the client says next
+        self.assumed = False  # a doubt has ended because no pipelining was seen
         self.losses = 0  # since there is doubt
         self.waiting = 0  # segments
         half = len(key) // 2 - 2
@@ -733,15 +736,16 @@ class Connection:
 
     def _settle(self, at_last: bool) -> None:
         """End the doubt, if that can be."""
-        requests, answers = self.requests, self.answers
-        certain = [answer for answer in answers if answer.first]  # a lost one may have been interim
-        answers = answers if len(requests) == len(answers) else certain
-        sure = len(requests) == len(answers) and (self.losses == 1 if self.pipelined else len(requests) == 1)
         if self.doubt and self.pipelined and not at_last:
             return
         self.assumed |= self.doubt
-        pairs: list[Any] = list(zip(requests, answers, strict=True)) if self.doubt and sure else []
-        if not pairs:
+        requests, answers = self.requests, self.answers
+        if len(requests) != len(answers):
+            answers = [answer for answer in answers if answer.first]  # a lost one may have been interim
+        pairs: Iterable[tuple[Message | None, Message | None]]
+        if len(requests) == len(answers) and (self.losses == 1 if self.pipelined else len(requests) == 1):
+            pairs = zip(requests, answers, strict=True)
+        else:
             pairs = [(request, None) for request in requests] + [(None, answer) for answer in self.answers]
         self.requests, self.answers, self.doubt, self.losses = [], [], False, 0
         for request, response in pairs:
@@ -1510,7 +1514,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     summary, _, details = (__doc__ or "").partition("\n\n")
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
-    add, seconds = parser.add_argument, partial(number, float, 0.01, DAY_S)
+    add, seconds = parser.add_argument, partial(number, float, 0.01, 86_400)
     add("-i", metavar="IFACE", help="the interface (the default route's)")
     add("-r", metavar="FILE", nargs="+", action="append", help="read captures instead; - is standard input")
     add("--format", choices=FORMATS, default="text", help="(%(default)s)")
