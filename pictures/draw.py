@@ -8,9 +8,12 @@ Needs rich (requirements-dev.txt). The weather comes from the tests' stand-in fo
 
 import contextlib
 import fcntl
+import http.client
+import http.server
 import io
 import os
 import pty
+import random
 import re
 import struct
 import subprocess
@@ -103,7 +106,56 @@ def talk():
         subprocess.run([sys.executable, *command], **quiet)
 
 
-SCENES = {"servers": servers, "async_client": async_client, "weather": weather, "sniff": sniff}
+class Site(http.server.BaseHTTPRequestHandler):
+    """Pages of which some take their time, and some are not there."""
+
+    protocol_version, wbufsize = "HTTP/1.1", -1  # head and body in one segment
+
+    def do_GET(self):
+        time.sleep(random.lognormvariate(-6.5, 1.2))
+        body = b"<p>Hello, World!</p>" * 100
+        self.send_response(404 if self.path.endswith("7") else 200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+def http_analyzer():
+    """A site and its visitors, on loopback; needs root."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 8000), Site)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for number in range(4):
+        threading.Thread(target=visit, args=[number]).start()
+    text = shown("http_analyzer.py", "-i", "lo", "--summary", "--duration", "4")
+    server.shutdown()
+    server.server_close()
+    summary = text.splitlines()[next(n for n, line in enumerate(text.splitlines()) if "bodies:" in line) :]
+    lines = "\n".join(line if len(line) <= COLUMNS else f"{line[: COLUMNS - 1]}…" for line in summary)
+    return f"$ sudo python3 http_analyzer.py -i lo --summary | tail -{len(summary)}\n{lines}"
+
+
+def visit(number):
+    time.sleep(1.5)  # until the analyzer listens
+    client = http.client.HTTPConnection("127.0.0.1", 8000)
+    for page in range(400):
+        client.request("POST" if page % 10 == 3 else "GET", f"/{number}/{page}", headers={"Host": f"www{number}.test"})
+        client.getresponse().read()
+    client.close()
+
+
+SCENES = {
+    "servers": servers,
+    "async_client": async_client,
+    "weather": weather,
+    "sniff": sniff,
+    "http_analyzer": http_analyzer,
+}
 
 
 def draw(name):
