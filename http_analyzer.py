@@ -1406,10 +1406,8 @@ def pairs(items: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
 FORMATS: dict[str, Callable[[Exchange], str]]
 FORMATS = {"text": text_line, "json": json_line, "combined": combined_line, "har": har_entry}
 PAGE = {"startedDateTime": "1970-01-01T00:00:00Z", "id": "page_1", "title": PROGRAM, "pageTimings": {"onLoad": -1}}
-HAR_BEGIN = (
-    f'{{"log": {{"version": "1.2", "creator": {{"name": "{PROGRAM}", "version": "1"}}, "pages": [{json.dumps(PAGE)}],'
-)
-HAR_BEGIN += ' "entries": ['
+HAR = {"version": "1.2", "creator": {"name": PROGRAM, "version": "1"}, "pages": [PAGE], "entries": []}
+HAR_BEGIN, HAR_END = json.dumps({"log": HAR}).split("]}}")[0] + "\n", "\n]}}\n"
 
 
 class Summary:
@@ -1614,12 +1612,12 @@ class Run:
         har, between = self.args.format == "har", ""
         flush = not self.args.files or not all(map(os.path.isfile, self.args.files))
         with writing():
-            print(HAR_BEGIN + "\n" if har else "", end="")
+            print(HAR_BEGIN if har else "", end="")
             with contextlib.suppress(KeyboardInterrupt):
                 for line in itertools.islice(lines, self.args.c):
                     print(between + line if har else line + "\n", end="", flush=flush)
                     between = ",\n"
-            print("\n]}}\n" if har else "", end="", flush=True)
+            print(HAR_END if har else "", end="", flush=True)
             if self.args.summary:
                 to = sys.stdout if self.args.format == "text" else sys.stderr
                 print(*self.summary.lines(), sep="\n", file=to, flush=True)
