@@ -541,28 +541,10 @@ class Connection:
     many, and only once something was lost. What does not is told alone.
     """
 
-    __slots__ = (
-        *(
-            "analyzer",
-            "answers",
-            "assumed",
-            "blurred",
-            "closed",
-            "doubt",
-            "last",
-            "losses",
-            "pipelined",
-            "requests",
-            "seen",
-            "streams",
-        ),
-        "waiting",
-    )
-
     def __init__(self, analyzer: "HTTPAnalyzer", key: bytes) -> None:
         self.analyzer = analyzer
         self.requests: list[Message] = []  # not answered yet
-        self.answers: list[Message] = []  # in doubt to what
+        self.responses: list[Message] = []  # in doubt to what
         self.closed = self.doubt = False
         self.seen = 0.0
         self.pipelined = False  # a request has come before the last was answered
@@ -579,7 +561,7 @@ class Connection:
     def held(self) -> int:
         """Bytes in memory."""
         early = sum(-item[1] for stream in self.streams for item in stream.waiting)
-        messages = sum(len(each.block) + MESSAGE_BYTES for each in self.requests + self.answers)
+        messages = sum(len(each.block) + MESSAGE_BYTES for each in self.requests + self.responses)
         return early + messages + sum(len(stream.parser.rest) for stream in self.streams)
 
     def arrive(self, stream: Stream, time: float, seq: int, ack: int, flags: int, data: bytes) -> None:
@@ -696,7 +678,7 @@ class Connection:
         """Whether it has no body for sure."""
         if self.requests and not self.pipelined and (self.requests[-1].first or not self.blurred):
             self.pipelined = True
-            if self.assumed:
+            if self.assumed:  # and wrongly so: more may be under way than is known
                 self.doubt, self.losses = True, 2
         self.requests.append(message)
         self.analyzer.kept += len(message.block) + MESSAGE_BYTES
@@ -712,7 +694,7 @@ class Connection:
 
     def response_ends(self, message: Message) -> None:
         if self.doubt:
-            self.answers.append(message)
+            self.responses.append(message)
             self.analyzer.kept += len(message.block) + MESSAGE_BYTES
         else:
             self._tell(self.requests.pop(0) if self.requests else None, message)
@@ -729,7 +711,7 @@ class Connection:
 
     def limit(self) -> None:
         """Of too many that wait, say what there is to say; what belongs together will not be sure any more."""
-        if len(self.requests) + len(self.answers) > MAX_PENDING:
+        if len(self.requests) + len(self.responses) > MAX_PENDING:
             self.losses = 2
             self._settle(True)
             self.doubt, self.losses = True, 2
@@ -739,15 +721,15 @@ class Connection:
         if self.doubt and self.pipelined and not at_last:
             return
         self.assumed |= self.doubt
-        requests, answers = self.requests, self.answers
-        if len(requests) != len(answers):
-            answers = [answer for answer in answers if answer.first]  # a lost one may have been interim
+        requests, responses = self.requests, self.responses
+        if len(requests) != len(responses):
+            responses = [response for response in responses if response.first]  # a lost one may have been interim
         pairs: Iterable[tuple[Message | None, Message | None]]
-        if len(requests) == len(answers) and (self.losses == 1 if self.pipelined else len(requests) == 1):
-            pairs = zip(requests, answers, strict=True)
+        if len(requests) == len(responses) and (self.losses == 1 if self.pipelined else len(requests) == 1):
+            pairs = zip(requests, responses, strict=True)
         else:
-            pairs = [(request, None) for request in requests] + [(None, answer) for answer in self.answers]
-        self.requests, self.answers, self.doubt, self.losses = [], [], False, 0
+            pairs = [(request, None) for request in requests] + [(None, response) for response in self.responses]
+        self.requests, self.responses, self.doubt, self.losses = [], [], False, 0
         for request, response in pairs:
             self._tell(request, response)
 
