@@ -81,7 +81,7 @@ LONGEST_BYTES = 66_000  # of a frame: the loopback interface's are of up to 65,5
 BATCH = 512  # packets, before somebody may stop it
 RECEIVE_BUFFER_BYTES = 33_554_432  # of the kernel: some 40,000 packets
 # "tcp" alone would lose VLANs' and what tunnels and extensions hide.
-DEFAULT_FILTER = "tcp or ip6 or ip proto 41 or ether proto 0x8100 or ether proto 0x88a8"
+DEFAULT_FILTER = "tcp or ip6 or ip proto 41 or ether proto 0x8100 or ether proto 0x88a8 or ether proto 0x9100"
 MAX_HOSTS = 10_000  # that --summary counts one by one
 TICK_S = 1.0  # how often progress is shown, and what waits looked at
 

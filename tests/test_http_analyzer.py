@@ -21,7 +21,7 @@ import time
 import tracemalloc
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, in_namespace
 
 import http_analyzer
 from http_analyzer import CaptureError, HTTPAnalyzer, analyze
@@ -900,6 +900,24 @@ def test_live(script, web):
     ]
     assert {line["response_bytes"] for line in lines} == {5, BIG}
     assert all(0 < line["ttfb_s"] <= line["duration_s"] < 5 and abs(line["time"] - time.time()) < 60 for line in lines)
+
+
+def test_any_stack_of_vlan_tags_passes_the_default_filter():
+    def job():
+        with contextlib.ExitStack() as files, socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            live = http_analyzer.Live(files, "two", http_analyzer.DEFAULT_FILTER, 1 << 20)
+            sender.bind(("one", 0))
+            for number, tags in enumerate(("", "81000005", "88a8000681000005", "9100000781000005")):
+                wire = Wire(client=("10.0.0.1", 40_000 + number)).open().send(0, GET % number).send(1, OK % 200)
+                for _, _, frame in wire.frames:
+                    sender.send(frame[:12] + bytes.fromhex(tags) + frame[12:])
+                sender.send(bytes(12) + b"\x08\x06" + bytes(46))  # ARP: the filter is there
+            batches = list(itertools.takewhile(bool, live.batches()))
+        assert not any(frame[12:14] == b"\x08\x06" for batch in batches for *_, frame in batch)
+        return [each.target for each in http_analyzer.exchanges(HTTPAnalyzer(), iter(batches))]
+
+    setup = ["link add one type veth peer name two", "link set one up", "link set two up"]
+    assert in_namespace(job, *setup) == ["/0", "/1", "/2", "/3"]
 
 
 # What the ten-line version gets wrong

@@ -729,6 +729,37 @@ def test_a_vlan_tag_that_the_kernel_keeps_aside_is_seen_filtered_and_written(tmp
 
 
 @root_on_linux
+def test_a_filter_does_not_cut_loopbacks_longest_frames():
+    def job():
+        with contextlib.ExitStack() as files, socket.create_server(("127.0.0.1", 0)) as server:
+            live = sniff.Live(files, "lo", "tcp", 32 << 20)
+            client = files.enter_context(socket.create_connection(server.getsockname()))
+            peer, _ = server.accept()
+            with peer:
+                threading.Thread(target=client.sendall, args=[bytes(3_000_000)]).start()
+                assert len(peer.recv(3_000_000, socket.MSG_WAITALL)) == 3_000_000
+            return [record for batch in itertools.takewhile(bool, live.batches()) for record in batch]
+
+    lengths = [(record[1], len(record[4])) for record in in_namespace(job)]
+    assert max(lengths) > (65_535, 65_535)
+    assert all(length == kept for length, kept in lengths)
+
+
+def test_progress_is_shown_on_a_terminal_that_shows_nothing_else(tmp_path, monkeypatch):
+    path = pcap(tmp_path / "a", [raw(ETHER / V4 / UDP())] * sniff.BATCH * 2)
+    size = f"{path.stat().st_size:,}".encode()
+    ours, theirs = pty.openpty()
+    with open(theirs, "w") as terminal, contextlib.ExitStack() as files:
+        monkeypatch.setattr(sniff, "TICK_S", 0)
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert sum(map(len, sniff.showing_progress(sniff.CaptureFile(files, path, "")))) == sniff.BATCH * 2
+        shown = os.read(ours, 65_536)
+    os.close(ours)
+    assert size + b" of " + size + b" bytes\r" in shown
+    assert shown.endswith(b" \r")
+
+
+@root_on_linux
 def test_capture_is_an_iterator_of_packets():
     def job():
         with contextlib.closing(sniff.capture("lo", FILTER)) as packets:
