@@ -11,8 +11,10 @@ import functools
 import http.client
 import http.server
 import os
+import re
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -30,7 +32,9 @@ TUTORIAL_SHARE = 100  # it is that slow: its capture is so much smaller
 NGINX = """daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/errors;
 events {{}} http {{ access_log off; keepalive_requests 100000000; default_type text/html;
 client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
-uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; server {{ listen {host}:{port}; root {folder}; }} }}"""
+uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; limit_req_zone $binary_remote_addr zone=all:1m rate={rate}r/s;
+server {{ listen {host}:{port}; root {folder}; {limit} }} }}"""
+LIVE_RATE, LIVE_S = 2_000, 10
 
 
 def free_port():
@@ -46,7 +50,8 @@ def running(*command):
         process.terminate()
 
 
-def serve(folder, port):
+def serve(folder, port, rate=None):
+    """With a rate, no more than so many requests a second, if it is nginx."""
     (folder / "index.html").write_text(PAGE)
     folder.chmod(0o755)
     if not shutil.which("nginx"):
@@ -55,20 +60,23 @@ def serve(folder, port):
         server = http.server.ThreadingHTTPServer((HOST, port), handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return contextlib.closing(server.socket)
-    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, host=HOST, port=port))
+    limit = "limit_req zone=all burst=1000;" if rate else ""
+    config = NGINX.format(folder=folder, host=HOST, port=port, rate=rate or 1, limit=limit)
+    (folder / "nginx.conf").write_text(config)
     return running("nginx", "-p", folder, "-c", folder / "nginx.conf")
 
 
 def ask(port, seconds):
-    """Ask until tcpdump has enough."""
+    """Ask for so long, or until tcpdump has enough; how often."""
     if shutil.which("wrk"):
         command = ["wrk", "-t1", "-c16", f"-d{seconds}s", f"http://{HOST}:{port}/index.html"]
-        subprocess.run(command, check=True, capture_output=True)
-        return
-    client, deadline = http.client.HTTPConnection(HOST, port), time.monotonic() + 10 * seconds
+        return int(re.search(rb"(\d+) requests in", subprocess.check_output(command))[1])
+    client, deadline, count = http.client.HTTPConnection(HOST, port), time.monotonic() + seconds, 0
     while time.monotonic() < deadline:
         client.request("GET", "/index.html")
         client.getresponse().read()
+        count += 1
+    return count
 
 
 def make_capture(folder, scale):
@@ -77,8 +85,28 @@ def make_capture(folder, scale):
     dump = ["tcpdump", "-i", "lo", "-B", "262144", "-c", packets, "-Z", "root", "-w", path, "tcp", "port", port]
     with serve(folder, port), running(*dump):
         time.sleep(1.5)
-        ask(port, 8)
+        ask(port, 8 if shutil.which("wrk") else 80)
     return path
+
+
+def watch_live(folder, seconds):
+    """What it shows of what is asked and answered meanwhile."""
+    port = free_port()
+    command = [sys.executable, ROOT / "http_analyzer.py", "-i", "lo", "tcp", "port", str(port)]
+    with (
+        serve(folder, port, LIVE_RATE),
+        open(folder / "live", "w+b") as lines,
+        subprocess.Popen(command, stdout=lines, stderr=subprocess.PIPE) as analyzer,
+    ):
+        analyzer.stderr.readline()  # it listens
+        asked = ask(port, seconds)
+        time.sleep(1)
+        analyzer.send_signal(signal.SIGINT)
+        _, said = analyzer.communicate()
+        lines.seek(0)
+        shown = sum(line.rstrip().endswith(b" ms") and b" 200 " in line for line in lines)
+    print(f"\nLive, {asked / seconds:,.0f} requests/s for {seconds} s: {asked:,} answered, {shown:,} shown whole")
+    print(said.decode() or "no packet dropped by the kernel")
 
 
 def run(command, exchanges):
@@ -137,6 +165,7 @@ def main():
         started = time.monotonic()
         subprocess.run([*OURS, path, path, "--jobs", str(jobs)], stdout=subprocess.DEVNULL, check=True)
         print(f"Two files, --jobs {jobs}: {time.monotonic() - started:.1f} s")
+    watch_live(folder, LIVE_S if args.scale == 1 else 1)
 
 
 if __name__ == "__main__":
