@@ -52,7 +52,7 @@ import tempfile
 import time
 import zlib
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -1495,7 +1495,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
     add, seconds = parser.add_argument, partial(number, float, 0.01, 86_400)
-    add("-i", metavar="IFACE", help="the interface (the default route's)")
+    add("-i", metavar="IFACE", help="the interface, or any (the default route's)")
     add("-r", metavar="FILE", nargs="+", action="append", help="read captures instead; - is standard input")
     add("--format", choices=FORMATS, default="text", help="(%(default)s)")
     add("--json", dest="format", action="store_const", const="json", help="short for --format json")
@@ -1536,22 +1536,23 @@ class Run:
     def lines(self, path: str | None) -> Iterator[str]:
         """Of the exchanges in a file, or on the wire; what is wrong with it is told after them."""
         analyzer = HTTPAnalyzer(headers=self.args.headers or self.args.format in ("combined", "har"))
-        try:
-            with contextlib.ExitStack() as files:
+        with contextlib.ExitStack() as files:
+            try:
                 source = self._open(files, path, " ".join(self.args.filter))
+                files.callback(self._tell_losses, analyzer, source)
                 for found in exchanges(analyzer, self.stop.until(showing_progress(source)), path is None):
                     if self.args.summary:
                         self.summary.add(found)
                     yield FORMATS[self.args.format](found)
-                if drops := source.drops():
-                    complain(
-                        "warning", f"the kernel dropped {drops:,} packets: a narrower FILTER, or tcpdump -w, may help"
-                    )
-        except (CaptureError, OSError) as error:
-            self.failed = True
-            text = getattr(error, "strerror", None) or str(error)
-            complain("error", printable(text if path is None else f"{path}: {text}"))
+            except (CaptureError, OSError) as error:
+                self.failed = True
+                text = getattr(error, "strerror", None) or str(error)
+                complain("error", printable(text if path is None else f"{path}: {text}"))
+
+    def _tell_losses(self, analyzer: HTTPAnalyzer, source: CaptureFile | Live) -> None:
         self.summary.dropped += analyzer.dropped
+        if drops := source.drops():
+            complain("warning", f"the kernel dropped {drops:,} packets: a narrower FILTER, or tcpdump -w, may help")
 
     def _open(self, files: contextlib.ExitStack, path: str | None, expression: str) -> CaptureFile | Live:
         with self.stop:
@@ -1563,7 +1564,7 @@ class Run:
         tell(f"Reading HTTP on {printable(live.interface)}... Press Ctrl+C to stop.")
         return live
 
-    def all_lines(self) -> Iterator[str]:
+    def all_lines(self) -> Generator[str]:
         if self.args.jobs == 1 or not self.args.files:
             for path in self.args.files or [None]:
                 yield from self.lines(path)
@@ -1590,12 +1591,12 @@ class Run:
                 for process in multiprocessing.active_children():
                     process.terminate()
 
-    def write(self, lines: Iterator[str]) -> None:
+    def write(self, lines: Generator[str]) -> None:
         har, between = self.args.format == "har", ""
         flush = not self.args.files or not all(map(os.path.isfile, self.args.files))
         with writing():
             print(HAR_BEGIN if har else "", end="")
-            with contextlib.suppress(KeyboardInterrupt):
+            with contextlib.suppress(KeyboardInterrupt), contextlib.closing(lines):
                 for line in itertools.islice(lines, self.args.c):
                     print(between + line if har else line + "\n", end="", flush=flush)
                     between = ",\n"
