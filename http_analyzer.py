@@ -72,13 +72,14 @@ MAX_WAITING = 1_048_576, 1_024  # bytes and segments of a connection that came t
 MAX_PENDING = 1_000  # messages of a connection that wait for each other: nobody pipelines more
 MAX_CONNECTIONS = 20_000  # about 30 MB
 MAX_HELD_BYTES = 25_165_824  # of all connections: early segments, unfinished heads, and those of open requests
-MESSAGE_BYTES = 500  # that a message costs beside its head
+MESSAGE_BYTES, SEGMENT_BYTES = 500, 200  # that a message costs beside its head, and a segment beside its payload
 MAX_FRAGMENTED, MAX_FRAGMENTS = 64, 256  # datagrams that wait for fragments; of one: at MTU 576 they are 119
 GRACE, GRACE_S = 16, 1.0  # segments, seconds: captures mix directions up, and show acknowledgements before the bytes
 IDLE_S = 600.0  # then a connection is forgotten: a long poll takes less
 REUSE_BYTES = 16_777_216  # behind the end of a closed connection, a segment is a late one of its own
+MAX_FRAME_BYTES, MAX_BLOCK_BYTES = 262_144, 1 << 24  # of a file: a longer frame, as in libpcap, or block is damage
 LONGEST_BYTES = 66_000  # of a frame: the loopback interface's are of up to 65,550
-BATCH = 512  # packets, before somebody may stop it
+BATCH = 256  # packets, before somebody may stop it
 RECEIVE_BUFFER_BYTES = 33_554_432  # of the kernel: some 40,000 packets
 # "tcp" alone would lose VLANs' and what tunnels and extensions hide.
 DEFAULT_FILTER = "tcp or ip6 or ip proto 41 or ether proto 0x8100 or ether proto 0x88a8 or ether proto 0x9100"
@@ -108,17 +109,19 @@ MAGICS = {struct.pack(f"{order}I", magic): (order, UNITS[magic]) for order in "<
 
 METHODS = rb"GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT|PROPFIND|PROPPATCH|MKCOL|COPY|MOVE|LOCK|UNLOCK|REPORT"
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}"
-REQUEST = re.compile(rb"(%s) +([^\r\n]*?) +HTTP/(1\.\d)[ \t]*\r?\n" % TOKEN)
-RESPONSE = re.compile(rb"HTTP/(1\.\d) +(\d{3})(?: ([^\r\n]*))?\r?\n")
+# Spaces are looked at once, or else a line of them would take hours.
+REQUEST = re.compile(rb"(%s) ++([^\r\n]*?)(?<! ) ++HTTP/(1\.\d)[ \t]*+\r?\n" % TOKEN)
+RESPONSE = re.compile(rb"HTTP/(1\.\d) ++([1-9]\d\d)(?: ([^\r\n]*))?\r?\n")
 PLAUSIBLE = re.compile(rb"(?:%s|HTTP/)(?:(?<=/)|(?= )|\Z)[^\r\n\0]*\r?\Z" % TOKEN)  # what may become either
 LOST_REQUEST = re.compile(rb"(?<![A-Z])(?:%s) \S{1,8000} HTTP/1\.[01]\r?\n" % METHODS)
 LOST_RESPONSE = re.compile(rb"HTTP/1\.[01] [1-5]\d\d[ \r\n]")
 HEAD_END = re.compile(rb"\n\r?\n")
 FIELD = re.compile(rb"\n([^\s:]+)[ \t]*:[ \t]*([^\r\n]*)")
-LENGTH = re.compile(rb"(\d{1,18})(?:, *\1)*")  # the same twice is once (RFC 9112 section 6.3)
-CHUNK = re.compile(rb"(?:\r?\n)?[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
+FOLD = re.compile(rb"\r?\n[ \t]+")  # a line that goes on in the next (RFC 9112 section 5.2)
+LENGTH = re.compile(rb"(\d{1,18})(?:[ \t]*,[ \t]*\1)*")  # the same twice is once (RFC 9112 section 6.3)
+CHUNK = re.compile(rb"(?:\r?\n)?[ \t]*(?=[0-9A-Fa-f])0*+([0-9A-Fa-f]{0,15})[ \t]*(?:;[^\n]*)?\r?\n")
 HOST = re.compile(r"([\w-]+(\.[\w-]+)*|\[[\da-fA-F:.]+\])(:\d{1,5})?", re.ASCII)
-ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 UNTOLD, MALFORMED, CHUNKED, ENDLESS = -1, -2, -3, 1 << 62  # where a body's length stands
 UNKNOWN = -1  # where a sequence number stands
 
@@ -287,16 +290,16 @@ def text_of(data: bytes) -> str:
         return data.decode("latin-1")
 
 
-@lru_cache(256)  # clients and servers repeat themselves; at worst this is 16 MiB
+@lru_cache(32)  # clients and servers repeat themselves; of the largest heads, with most fields, this is 40 MB
 def fields_of(block: bytes) -> tuple[dict[bytes, bytes], int]:
     """The headers by their names in small letters, and the length of the body."""
     fields: dict[bytes, bytes] = {}
-    for name, value in FIELD.findall(block):
+    for name, value in FIELD.findall(FOLD.sub(b" ", block)):
         name, value = name.lower(), value.rstrip()
         fields[name] = fields[name] + b", " + value if name in fields else value
-    coding = fields.get(b"transfer-encoding")
-    if coding is not None:
-        return fields, CHUNKED if coding.lower().endswith(b"chunked") else MALFORMED
+    if b"transfer-encoding" in fields:  # any other than chunked goes on until the connection is closed
+        codings = fields[b"transfer-encoding"].lower().replace(b",", b" ").split()
+        return fields, CHUNKED if codings[-1:] == [b"chunked"] else ENDLESS
     if b"content-length" not in fields:
         return fields, UNTOLD
     found = LENGTH.fullmatch(fields[b"content-length"])
@@ -316,7 +319,7 @@ class Message:
         self.size = 0  # of the body so far
         self.problems: tuple[str, ...] = ("malformed",) if self.length == MALFORMED else ()
         self.unsure = False  # what request it answers
-        self.switches = False  # to another protocol
+        self.switches = False  # to another protocol; a request: it may
 
     def mark(self, problem: str) -> None:
         if problem not in self.problems:
@@ -387,7 +390,9 @@ class Parser:
 
     def _match(self, data: bytes, at: int) -> re.Match[bytes] | None:
         answers = data.startswith(b"HTTP/", at)
-        return (RESPONSE if answers else REQUEST).match(data, at) if self.answers in (None, answers) else None
+        if data.find(b"\n", at) < 0 or self.answers not in (None, answers):
+            return None
+        return (RESPONSE if answers else REQUEST).match(data, at)
 
     def _start(self, data: bytes, at: int) -> int:
         if data[at] in b"\r\n":  # to be ignored before a message (RFC 9112 section 2.2)
@@ -397,7 +402,7 @@ class Parser:
             self._head(found, data[found.end() - 1 : end.end()])
             return end.end()
         if len(data) - at < MAX_HEAD_BYTES:
-            if found or PLAUSIBLE.match(data, at):
+            if found or PLAUSIBLE.match(data, at, at + MAX_LINE_BYTES):
                 return self._keep(data, at)
         elif found:
             self._keep(data[: at + MAX_HEAD_BYTES], at)
@@ -406,6 +411,8 @@ class Parser:
         self.state = Parser._search
         if self.answers is None:
             self.connection.recognise(data[at : at + 24])
+        elif not self.connection.doubt and not any(request.switches for request in self.connection.requests):
+            self.lose("malformed")
         return at + 1
 
     def _head(self, found: re.Match[bytes], block: bytes) -> None:
@@ -455,7 +462,7 @@ class Parser:
     def _chunk(self, data: bytes, at: int) -> int:
         found = CHUNK.match(data, at)
         if found:
-            self.left = int(found[1], 16)
+            self.left = int(found[1] or b"0", 16)
             self.state = Parser._body if self.left else Parser._trailer
             return found.end()
         if len(data) - at < MAX_LINE_BYTES and b"\n" not in data[at + 2 :]:
@@ -551,7 +558,7 @@ class Connection:
         self.blurred = False  # the server's last bytes are lost: before or after what the client says next
         self.assumed = False  # a doubt has ended because no pipelining was seen
         self.losses = 0  # since there is doubt
-        self.waiting = 0  # segments
+        self.waiting = self.early = 0  # segments, and bytes in them
         half = len(key) // 2 - 2
         back = key[half : 2 * half] + key[:half] + key[-2:] + key[-4:-2]
         self.streams = [Stream(self, each, Parser(self)) for each in (key, back)]  # the client's comes first
@@ -560,9 +567,9 @@ class Connection:
 
     def held(self) -> int:
         """Bytes in memory."""
-        early = sum(-item[1] for stream in self.streams for item in stream.waiting)
         messages = sum(len(each.block) + MESSAGE_BYTES for each in self.requests + self.responses)
-        return early + messages + sum(len(stream.parser.rest) for stream in self.streams)
+        rests = sum(len(stream.parser.rest) for stream in self.streams)
+        return self.early + self.waiting * SEGMENT_BYTES + messages + rests
 
     def arrive(self, stream: Stream, time: float, seq: int, ack: int, flags: int, data: bytes) -> None:
         """Any segment but a plain one in order."""
@@ -579,7 +586,8 @@ class Connection:
         if (data or flags & (FIN | RST)) and seq + len(data) >= stream.next:
             heapq.heappush(stream.waiting, (seq, -len(data), time, ack, flags, data))
             self.waiting += 1
-            self.analyzer.kept += len(data)
+            self.early += len(data)
+            self.analyzer.kept += len(data) + SEGMENT_BYTES
         self.advance(time)
 
     def advance(self, time: float, at_last: bool = False) -> None:
@@ -589,9 +597,9 @@ class Connection:
                 continue
             if not self.waiting:
                 return
-            segments = [item for stream in self.streams for item in stream.waiting]
-            over = at_last or len(segments) > MAX_WAITING[1] or sum(-item[1] for item in segments) > MAX_WAITING[0]
-            late = over or len(segments) > GRACE or time - segments[0][2] > GRACE_S
+            first = min(stream.waiting[0][2] for stream in self.streams if stream.waiting)
+            over = at_last or self.early > MAX_WAITING[0] or self.waiting > MAX_WAITING[1]
+            late = over or self.waiting > GRACE or time - first > GRACE_S
             if not late or not self._give_up(over):
                 return
 
@@ -604,6 +612,7 @@ class Connection:
                 break
             heapq.heappop(stream.waiting)
             self.waiting -= 1
+            self.early -= len(data)
             if fresh:
                 moved = True
                 self._pass(stream, time, data[stream.next - seq :], flags)
@@ -627,9 +636,9 @@ class Connection:
         if self.last is not stream:
             self.last = stream
             stream.parser.resume()
-            if self.doubt and stream.parser.answers is False:
+            if stream.parser.answers is False:
                 stream.peer.parser.bodiless()
-                if not stream.peer.parser.message:
+                if self.doubt and not stream.peer.parser.message:
                     self._settle(False)
 
     def _give_up(self, over: bool) -> bool:
@@ -682,7 +691,8 @@ class Connection:
                 self.doubt, self.losses = True, 2
         self.requests.append(message)
         self.analyzer.kept += len(message.block) + MESSAGE_BYTES
-        return message.first[:1] == (b"CONNECT",)
+        message.switches = message.first[:1] == (b"CONNECT",)
+        return message.switches
 
     def response_begins(self, message: Message) -> bool:
         """Whether it has no body for sure (RFC 9112 section 6.3)."""
@@ -703,7 +713,7 @@ class Connection:
 
     def loses(self, message: Message, answers: bool) -> None:
         """Of a message nobody knows where it ends."""
-        self.losses += 1
+        self.losses = self.losses + 1 if self.doubt else 1
         self.doubt |= bool(self.requests) and not (answers and message.first)
         if answers:
             self.response_ends(message)
@@ -758,21 +768,28 @@ def format_address(address: tuple[Any, ...]) -> str:
 
 
 def headers_of(message: Message) -> tuple[tuple[str, str], ...]:
-    return tuple((text_of(name), text_of(value.rstrip())) for name, value in FIELD.findall(message.block))
+    return tuple(
+        (text_of(name), text_of(value.rstrip())) for name, value in FIELD.findall(FOLD.sub(b" ", message.block))
+    )
 
 
-@lru_cache(256)  # as fields_of(): clients and servers repeat themselves
+@lru_cache(32)
 def asked_for(first: tuple[bytes, ...], block: bytes, server: str) -> tuple[str | None, ...]:
     """What a request says: method, URL, host, target, version, user agent."""
     fields, _ = fields_of(block)
     host, agent = (text_of(fields[name]) if name in fields else None for name in (b"host", b"user-agent"))
     method, target, version = map(text_of, first)
-    whole = method == "CONNECT" or ABSOLUTE.match(target)
-    url = target if whole else f"http://{host or server}{'' if target == '*' else target}"
+    if absolute := ABSOLUTE.match(target):
+        url, host = target, absolute[1]  # and the field does not count (RFC 9112 section 3.2.2)
+    elif method == "CONNECT":
+        url = target
+    else:
+        path = "" if target == "*" else target if target.startswith("/") else f"/{target}"
+        url = f"http://{host or server}{path}"
     return method, url, host, target, version, agent
 
 
-@lru_cache(256)
+@lru_cache(32)
 def answered(first: tuple[bytes, ...], block: bytes) -> tuple[str, int, str, str | None]:
     """What a response says: version, status, reason, content type."""
     kind = fields_of(block)[0].get(b"content-type")
@@ -788,7 +805,7 @@ def exchange(
     if response:
         version, status, reason, kind = answered(response.first, response.block)
         if request:
-            first_byte, took = response.time - begun, response.end - begun
+            first_byte, took = max(0.0, response.time - begun), max(0.0, response.end - begun)  # a clock may go back
     else:
         problems += ("no response",)
     if request:
@@ -835,6 +852,8 @@ class HTTPAnalyzer:
             if not data and not flags & SYN:
                 return NOTHING
             stream = self._open(stream, key, seq, flags)
+            if stream is None:
+                return NOTHING
         connection, special = stream.connection, flags & 7  # FIN, SYN or RST
         if not data and not special and not connection.waiting:
             if stream.next == UNKNOWN:
@@ -843,7 +862,7 @@ class HTTPAnalyzer:
         if time - connection.seen > GRACE_S:
             connection.seen = time
             self._connections.move_to_end(connection)
-            if time - self._swept > GRACE_S:
+            if not 0 <= time - self._swept <= GRACE_S:
                 self._sweep(time)
         if seq == stream.next & MASK and ack == stream.peer.next & MASK and not special and not connection.waiting:
             parser, size = stream.parser, len(data)
@@ -885,13 +904,18 @@ class HTTPAnalyzer:
         found, self.found = self.found, []
         return found
 
-    def _open(self, stream: Stream | None, key: bytes, seq: int, flags: int) -> Stream:
-        """The stream of a segment that may be a connection's first: ports are used again, and segments come twice."""
+    def _open(self, stream: Stream | None, key: bytes, seq: int, flags: int) -> Stream | None:
+        """The stream of a segment that may be a connection's first: ports are used again, and segments come twice.
+
+        None: a SYN out of the blue, which anybody can send; the server's answer will tell (RFC 5961 section 4).
+        """
         if stream:
             behind = ahead(stream.next, seq)
             again = seq == stream.isn if stream.isn != UNKNOWN else 0 <= behind < MAX_WAITING[0]
-            if (again or stream.next == UNKNOWN) if flags & SYN else 0 <= behind < REUSE_BYTES:
+            if (again or stream.next == UNKNOWN) if flags & SYN else -MAX_WAITING[0] < behind < REUSE_BYTES:
                 return stream
+            if flags & (SYN | ACK) == SYN and not stream.connection.closed and stream.peer.isn != UNKNOWN:
+                return None
             self._forget(stream.connection)
         if len(self._connections) >= MAX_CONNECTIONS:
             self._drop()
@@ -1013,7 +1037,7 @@ class CaptureFile:
                 yield passing(batch, self._expression)
 
     def _take(self, size: int) -> bytes:
-        data = self._file.read(size) if size <= 1 << 24 else b""  # a packet larger than 16 MiB is damage
+        data = self._file.read(size) if size <= MAX_BLOCK_BYTES else b""
         if len(data) < size:
             raise EOFError
         return data
@@ -1026,6 +1050,8 @@ class CaptureFile:
     def _pcap_records(self, numbers: Callable[[bytes], tuple[int, ...]], scale: int) -> Iterator[Record]:
         while head := self._file.read(16):
             second, fraction, kept, length = numbers(head)
+            if kept > MAX_FRAME_BYTES:
+                raise EOFError
             yield second * NANO + fraction * scale, length, self.linktype, None, self._take(kept)
 
     def _pcapng(self) -> Iterator[Record]:
@@ -1044,6 +1070,8 @@ class CaptureFile:
             elif kind in (2, 6):  # 2 is obsolete
                 form = order + ("5I" if kind == 6 else "HxxIIII")
                 number, high, low, kept, length = struct.unpack_from(form, body)
+                if kept > MAX_FRAME_BYTES:
+                    raise EOFError
                 linktype, _, ticks, offset_s = interfaces[number]
                 time_ns = (high << 32 | low) * NANO // ticks + offset_s * NANO
                 yield time_ns, length, linktype, None, body[20 : 20 + kept]
@@ -1215,7 +1243,7 @@ class Stop:
     def __exit__(self, *_: object) -> None:
         self._waits = False
 
-    def until(self, batches: Iterator[list[Record]]) -> Iterator[list[Record]]:
+    def until(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The batches that come before it; --duration counts from the first. Raises what they raise."""
         if not self._ends_at:
             self._ends_at = time.monotonic() + self._duration_s
@@ -1255,7 +1283,6 @@ def drop_privileges(user: str | None, output: int | None) -> str:
 
     try:
         uid, gid = (pwd.getpwnam(user) if user else pwd.getpwuid(int(os.environ.get("SUDO_UID", 0))))[2:4]
-        gid = gid if user else int(os.environ.get("SUDO_GID", gid))
     except (KeyError, ValueError, OverflowError):
         raise CaptureError(f"no user {user or 'SUDO_UID'}") from None
     if not uid:
@@ -1301,9 +1328,14 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def within(time: float) -> float:
+    """A time that can be told: a file may say any."""
+    return min(max(time, 0.0), float(1 << 34))
+
+
 @lru_cache(64)
 def time_text(second: int, form: str) -> str:
-    return time.strftime(form, time.localtime(second))
+    return time.strftime(form, time.localtime(within(second)))
 
 
 def text_line(found: Exchange) -> str:
@@ -1311,7 +1343,8 @@ def text_line(found: Exchange) -> str:
     size = "-" if found.response_bytes is None else f"{found.response_bytes:,} bytes"
     took = "-" if found.duration_s is None else f"{found.duration_s * 1e3:.1f} ms"
     moment = f"{time_text(int(found.time), '%H:%M:%S')}.{int(found.time % 1 * 1e3):03}"
-    what = f"{found.method or '-'} {found.url or found.server} {found.status or '-'} {size} {kind} {took}"
+    url, kind = (text.replace(" ", "%20") for text in (found.url or found.server, kind))  # no columns of the peer's
+    what = f"{found.method or '-'} {url} {found.status or '-'} {size} {kind} {took}"
     line = f"{moment} {found.client} {what}"
     if found.problems:
         line += "".join(f" [{problem}]" for problem in found.problems)
@@ -1329,7 +1362,14 @@ JSON = lru_cache(4_096)(json.dumps)  # what comes again and again is not encoded
 
 def json_line(found: Exchange) -> str:
     bare = found.request_headers is None is found.response_headers
-    texts = [repr(value) if type(value) is float else JSON(value) for value in (found[:-2] if bare else found)]
+    texts = [
+        repr(value)
+        if type(value) is float
+        else JSON(value)
+        if type(value) is not str or len(value) < 200
+        else json.dumps(value)
+        for value in (found[:-2] if bare else found)
+    ]
     return (ROW if bare else ROW_WITH_HEADERS) % tuple(texts)
 
 
@@ -1361,7 +1401,7 @@ def har_entry(found: Exchange) -> str:
     for side, lines, body in sides:
         side |= {"httpVersion": version, "cookies": [], "headers": pairs(lines or ()), "headersSize": -1}
         side["bodySize"] = -1 if body is None else body
-    moment = datetime.fromtimestamp(found.time, UTC).isoformat(timespec="milliseconds")
+    moment = datetime.fromtimestamp(within(found.time), UTC).isoformat(timespec="milliseconds")
     entry = {"pageref": "page_1", "startedDateTime": moment, "time": taken, "request": request, "response": response}
     entry |= {"cache": {}, "timings": times | {"receive": round(taken - first, 3)}}
     address, _, port = found.server.rpartition(":")
@@ -1405,7 +1445,7 @@ class Summary:
         self.exchanges += 1
         self.sent += found.request_bytes or 0
         self.received += found.response_bytes or 0
-        hosts, host = self.counts["host"], found.host or found.server
+        hosts, host = self.counts["host"], (found.host or found.server)[:255]
         hosts[host if host in hosts or len(hosts) < MAX_HOSTS else "(others)"] += 1
         self.counts["status"][str(found.status or "none")] += 1
         methods, method = self.counts["method"], found.method or "unknown"
@@ -1509,10 +1549,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.r and args.i:
         parser.error("-i and -r exclude each other")
-    for first, *others in args.r or ():  # nobody but the file system knows where the files end and the filter begins
-        args.files += [first, *filter(os.path.exists, others)]
-        args.filter = [word for word in others if not os.path.exists(word)] + args.filter
+    for first, *others in args.r or ():
+        args.files += [first, *filter(is_file, others)]
+        args.filter = [*itertools.filterfalse(is_file, others), *args.filter]
     return args
+
+
+def is_file(word: str) -> bool:
+    """Nobody but the file system knows where the files end and the filter begins."""
+    return word == "-" or os.path.exists(word) or word.endswith((".pcap", ".pcapng", ".cap", ".gz"))
 
 
 def showing_progress(source: CaptureFile | Live) -> Iterator[list[Record]]:
@@ -1544,9 +1589,10 @@ class Run:
                     if self.args.summary:
                         self.summary.add(found)
                     yield FORMATS[self.args.format](found)
-            except (CaptureError, OSError) as error:
+            except (CaptureError, OSError, ImportError) as error:
                 self.failed = True
                 text = getattr(error, "strerror", None) or str(error)
+                text = "it needs scapy: pip install scapy" if isinstance(error, ImportError) else text
                 complain("error", printable(text if path is None else f"{path}: {text}"))
 
     def _tell_losses(self, analyzer: HTTPAnalyzer, source: CaptureFile | Live) -> None:
@@ -1569,19 +1615,13 @@ class Run:
             for path in self.args.files or [None]:
                 yield from self.lines(path)
             return
-        # Ctrl+C comes to this process alone, and it tells the others.
         with (
             tempfile.TemporaryDirectory() as folder,
-            ProcessPoolExecutor(self.args.jobs, initializer=os.setpgrp) as pool,
+            ProcessPoolExecutor(self.args.jobs, initializer=undisturbed) as pool,
         ):
-            done = pool.map(partial(job, self.args, folder), self.args.files)
+            done = [pool.submit(job, self.args, folder, path) for path in self.args.files]
             try:
-                while True:
-                    with self.stop:
-                        result = next(done, None)
-                    if not result:
-                        break
-                    name, summary, failed = result
+                for name, summary, failed in self.stop.until(future.result() for future in done):
                     self.failed |= failed
                     self.summary.merge(summary)
                     with open(name, encoding="utf-8", errors="surrogateescape") as lines:
@@ -1589,7 +1629,7 @@ class Run:
                         yield from (line[:-1] for line in lines)
             finally:
                 for process in multiprocessing.active_children():
-                    process.terminate()
+                    process.kill()
 
     def write(self, lines: Generator[str]) -> None:
         har, between = self.args.format == "har", ""
@@ -1606,9 +1646,14 @@ class Run:
                 print(*self.summary.lines(), sep="\n", file=to, flush=True)
 
 
+def undisturbed() -> None:
+    """Ctrl+C and the like are for the process that gives the jobs."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+
+
 def job(args: argparse.Namespace, folder: str, path: str) -> tuple[str, Summary, bool]:
     """In a process of its own: the lines of a file, in a file; so that others need not wait, nor memory hold them."""
-    run = Run(args)
+    run = Run(argparse.Namespace(**{**vars(args), "duration": None}))
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="surrogateescape", dir=folder, delete=False) as file:
         file.writelines(line + "\n" for line in run.lines(path))
     return file.name, run.summary, run.failed
@@ -1624,11 +1669,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format=f"{PROGRAM}: info: %(message)s", level=logging.INFO)
     logging.getLogger("scapy.runtime").setLevel(logging.CRITICAL)  # what fails, is said here
     run = Run(args)
-    try:
-        run.write(run.all_lines())
-    except ImportError:
-        complain("error", "it needs scapy: pip install scapy")
-        return 1
+    run.write(run.all_lines())
     return int(run.failed)
 
 

@@ -55,8 +55,9 @@ from typing import Any
 __all__ = ["CaptureError", "Packet", "capture", "decode", "read"]
 
 PROGRAM = os.path.basename(__file__)
+MAX_FRAME_BYTES, MAX_BLOCK_BYTES = 262_144, 1 << 24  # of a file: a longer frame, as in libpcap, or block is damage
 LONGEST_BYTES = 66_000  # of a frame: the loopback interface's are of up to 65,550
-BATCH = 512  # packets whose lines are written at once
+BATCH = 256  # packets whose lines are written at once
 TICK_S = 1.0  # how often --top is drawn, and drops are looked for
 KEPT_COUNTS = 20_000  # addresses and conversations that --top remembers: half as many after a thinning
 ON_LINUX = sys.platform == "linux"
@@ -483,7 +484,7 @@ class CaptureFile:
                 yield passing(batch, self._expression)
 
     def _take(self, size: int) -> bytes:
-        data = self._file.read(size) if size <= 1 << 24 else b""  # a packet larger than 16 MiB is damage
+        data = self._file.read(size) if size <= MAX_BLOCK_BYTES else b""
         if len(data) < size:
             raise EOFError
         return data
@@ -496,6 +497,8 @@ class CaptureFile:
     def _pcap_records(self, numbers: Callable[[bytes], tuple[int, ...]], scale: int) -> Iterator[Record]:
         while head := self._file.read(16):
             second, fraction, kept, length = numbers(head)
+            if kept > MAX_FRAME_BYTES:
+                raise EOFError
             yield second * NANO + fraction * scale, length, self.linktype, None, self._take(kept)
 
     def _pcapng(self) -> Iterator[Record]:
@@ -514,6 +517,8 @@ class CaptureFile:
             elif kind in (2, 6):  # 2 is obsolete
                 form = order + ("5I" if kind == 6 else "HxxIIII")
                 number, high, low, kept, length = struct.unpack_from(form, body)
+                if kept > MAX_FRAME_BYTES:
+                    raise EOFError
                 linktype, _, ticks, offset_s = interfaces[number]
                 time_ns = (high << 32 | low) * NANO // ticks + offset_s * NANO
                 yield time_ns, length, linktype, None, body[20 : 20 + kept]
@@ -720,7 +725,7 @@ class Stop:
     def __exit__(self, *_: object) -> None:
         self._waits = False
 
-    def until(self, batches: Iterator[list[Record]]) -> Iterator[list[Record]]:
+    def until(self, batches: Iterator[Any]) -> Iterator[Any]:
         """The batches that come before it; --duration counts from the first. Raises what they raise."""
         if not self._ends_at:
             self._ends_at = time.monotonic() + self._duration_s
@@ -780,7 +785,6 @@ def drop_privileges(user: str | None, output: int | None) -> str:
 
     try:
         uid, gid = (pwd.getpwnam(user) if user else pwd.getpwuid(int(os.environ.get("SUDO_UID", 0))))[2:4]
-        gid = gid if user else int(os.environ.get("SUDO_GID", gid))
     except (KeyError, ValueError, OverflowError):
         raise CaptureError(f"no user {user or 'SUDO_UID'}") from None
     if not uid:

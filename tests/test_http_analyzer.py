@@ -451,6 +451,38 @@ def test_a_reset_cuts_off():
     assert [brief(each) for each in exchanges(wire.frames)] == [("GET", "/1", 200, 0, 3, ("cut off",))]
 
 
+def test_what_follows_a_reset_is_no_new_connection():
+    wire = Wire().open().send(0, GET % 1).send(1, b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n").put(0, RST)
+    wire.seq[1] += 500
+    (found,) = exchanges(wire.send(1, b"a quotation:\nHTTP/1.1 200 OK\r\n\r\n").frames)
+    assert brief(found) == ("GET", "/1", 200, 0, 0, ("cut off",))
+
+
+def test_a_reset_is_no_end_of_a_body_without_a_length():
+    wire = Wire().open().send(0, GET % 1).send(1, b"HTTP/1.1 200 OK\r\n\r\nab").put(1, RST | ACK)
+    assert brief(exchanges(wire.frames)[0]) == ("GET", "/1", 200, 0, 2, ("cut off",))
+
+
+def test_a_syn_out_of_the_blue_ends_nothing():
+    wire = Wire().open().send(0, GET % 1)
+    wire.frames.append((wire.time, 1, bytes(12) + b"\x08\x00" + wire.packet(0, 99_999, 0, SYN)))
+    found = exchanges(wire.send(1, OK % 201).send(0, GET % 2).send(1, OK % 202).frames)
+    assert [(each.target, each.status) for each in found] == [("/1", 201), ("/2", 202)]
+
+
+def test_an_answer_to_what_was_not_captured_is_not_given_to_what_comes_later():
+    wire = Wire().send(1, b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n").send(0, GET % 1)
+    found = exchanges(wire.send(1, b"HTTP/1.1 204 N\r\n\r\n").frames)
+    assert [(each.target, each.status) for each in found] == [(None, 200), ("/1", 204)]
+
+
+@pytest.mark.parametrize("unreadable", [b"GET /2 HTTP/2.0", b"JUNK", b"GET\t/2\tHTTP/1.1", b"A" * 40 + b" /2 HTTP/1.1"])
+def test_what_cannot_be_read_does_not_shift_the_pairing(unreadable):
+    found = one(GET % 1 + unreadable + b"\r\n\r\n" + GET % 3, OK % 201 + OK % 505 + OK % 203)
+    assert all(each.status in (None, {"/1": 201, "/3": 203}.get(each.target, each.status)) for each in found)
+    assert found[0].target == "/1"
+
+
 def test_a_late_copy_after_the_end_is_nothing_new():
     wire = Wire().open().send(0, GET % 1).send(1, OK % 200).close()
     assert len(exchanges(wire.frames + wire.frames[1:])) == 1
@@ -509,6 +541,13 @@ CASES = {
         STATUS + b"Transfer-Encoding: chunked\r\n\r\nx\r\n",
         ("GET", "/", 200, 0, 0, ("malformed",)),
     ),
+    "a coding": (GET_ROOT, STATUS + b"Transfer-Encoding: gzip\r\n\r\nab", ("GET", "/", 200, 0, 2, ())),
+    "folded": (
+        GET_ROOT,
+        STATUS + b"Transfer-Encoding: x,\r\n chunked\r\n\r\n0001\r\na\r\n0\r\n\r\n",
+        ("GET", "/", 200, 0, 1, ()),
+    ),
+    "not chunked": (GET_ROOT, STATUS + b"Transfer-Encoding: xchunked\r\n\r\n1\r\n", ("GET", "/", 200, 0, 3, ())),
     "no response": (GET_ROOT, b"", ("GET", "/", None, 0, None, ("no response",))),
     "no request": (b"", OK % 200, (None, None, 200, None, 5, ("no request",))),
 }
@@ -527,9 +566,10 @@ def test_a_message(requests, responses, expected):
     ("request_head", "url", "host"),
     [
         (b"GET /a?b HTTP/1.1\r\nHost: example.com:81", "http://example.com:81/a?b", "example.com:81"),
-        (b"GET http://other/a HTTP/1.1\r\nHost: proxy", "http://other/a", "proxy"),
+        (b"GET http://other/a HTTP/1.1\r\nHost: proxy", "http://other/a", "other"),
         (b"GET /a HTTP/1.0\r\nX: y", "http://10.0.0.2:80/a", None),
         (b"OPTIONS * HTTP/1.1\r\nHost: h", "http://h", "h"),
+        (b"GET @evil/ HTTP/1.1\r\nHost: good", "http://good/@evil/", "good"),
         (b"CONNECT a.b:443 HTTP/1.1\r\nHOST:a.b", "a.b:443", "a.b"),
         (b"GET /\xe4 HTTP/1.1\r\nHost: \xc3\xa4", "http://\u00e4/\u00e4", "\u00e4"),
     ],
@@ -600,6 +640,15 @@ def endless_heads():
         yield from wire.frames
 
 
+def early_bytes():
+    for number in range(140):
+        wire = Wire(client=("10.0.0.1", number + 1)).open()
+        wire.seq[0] += 1
+        for _ in range(500):
+            yield from wire.put(0, ACK, b"x").frames[-1:]
+            wire.seq[0] += 1
+
+
 def pipelined_forever():
     wire = Wire().open()
     for number in range(3_000):
@@ -617,12 +666,23 @@ def far_ahead():
 
 @pytest.mark.parametrize(
     ("frames", "most_mb", "drops"),
-    [(half_open, 60, True), (endless_heads, 35, True), (pipelined_forever, 3, False), (far_ahead, 3, False)],
+    [
+        (half_open, 60, True),
+        (endless_heads, 35, True),
+        (early_bytes, 60, True),
+        (pipelined_forever, 3, False),
+        (far_ahead, 3, False),
+    ],
 )
 def test_hostile_traffic_costs_the_limit(frames, most_mb, drops):
     peak, dropped = cost(frames())
     assert peak < most_mb
     assert (dropped > 0) == drops
+
+
+@pytest.mark.parametrize("data", [b"GET" + b" " * 60_000, b"GET /" + b" " * 60_000, b"GET " + b"a HTTP/1.1 " * 6_000])
+def test_no_line_takes_longer_the_more_spaces_it_has(data):
+    assert exchanges(Wire().open().send(0, data + b"\r\n", range(1448, len(data), 1448)).frames) == []
 
 
 def test_an_endless_head_is_malformed():
@@ -670,6 +730,35 @@ def test_a_cut_file_is_what_is_whole_and_one_error(run, tmp_path, form):
     assert re.fullmatch(rf"http_analyzer.py: error: {path}: .*cut off.*\n", err)
 
 
+@pytest.mark.parametrize(("ticks", "resolution"), [(1 << 63, 0), ((1 << 64) - 1, 6), (0, 6)])
+def test_a_time_out_of_this_world_is_told_as_another(run, tmp_path, ticks, resolution):
+    frames = Wire().open().send(0, GET % 1).send(1, OK % 200).frames
+    path = tmp_path / "odd"
+    data = block(0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1))
+    data += block(1, struct.pack("<HHI", 1, 0, 0) + struct.pack("<HHB3xI", 9, 1, resolution, 0))
+    for _, _, frame in frames:
+        data += block(6, struct.pack("<IIIII", 0, ticks >> 32, ticks & 0xFFFFFFFF, len(frame), len(frame)) + frame)
+    path.write_bytes(data)
+    for form in http_analyzer.FORMATS:
+        status, out, err = run("http_analyzer.py", "-r", path, "--format", form)
+        assert (status, err) == (0, "")
+        assert "/1" in out
+
+
+def test_a_word_like_a_files_name_is_no_filter(run, capture, tmp_path):
+    status, out, err = run("http_analyzer.py", "-r", capture, tmp_path / "nosuch.pcap", "tcp")
+    assert (status, out.count("\n")) == (1, 3)
+    assert err == f"http_analyzer.py: error: {tmp_path}/nosuch.pcap: No such file or directory\n"
+
+
+def test_no_column_is_the_peers(run, tmp_path):
+    wire = Wire().open().send(0, b"GET /x 200 5 bytes HTTP/1.1\r\nHost: a b\r\n\r\n").send(1, OK % 404)
+    assert (
+        "GET http://a%20b/x%20200%205%20bytes 404 5 bytes"
+        in run("http_analyzer.py", "-r", save(tmp_path / "a", wire.frames))[1]
+    )
+
+
 @pytest.mark.parametrize("data", [b"", b"no capture at all", None])
 def test_no_capture_is_one_error(run, tmp_path, data):
     path = tmp_path / "none"
@@ -695,9 +784,14 @@ def test_jobs_print_the_same_in_the_same_order(run, capture, tmp_path):
         for number in range(5)
     ]
     files = [argument for path in (capture, *others) for argument in ("-r", path)]
-    alone, together = (run("http_analyzer.py", *files, "--summary", "--jobs", jobs) for jobs in (1, 3))
-    assert together == alone
-    assert "8 exchanges" in alone[1]
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    together = run("http_analyzer.py", *files, "--summary", "--jobs", 3, env={"TMPDIR": str(temporary)})
+    assert together == run("http_analyzer.py", *files, "--summary")
+    assert "8 exchanges" in together[1]
+    status, out, err = run("http_analyzer.py", *files, "--jobs", 2, "-c", 1, env={"TMPDIR": str(temporary)})
+    assert (status, out.count("\n"), err) == (0, 1, "")
+    assert [*temporary.iterdir()] == []
 
 
 def test_reading_loads_no_scapy(capture):
@@ -792,7 +886,7 @@ def test_har(run, tmp_path):
         (b"GET /a?b=c HTTP/1.1\r\nHost: example.com:8080", "http://example.com:8080/a?b=c"),
         (b"GET /a\x1b HTTP/1.1\r\nHost: [::1]:80", "http://[::1]:80/a%1B"),
         (b"CONNECT 127.0.0.1:443 HTTP/1.1", "http://10.0.0.2:80/"),
-        (b"GET foo:bar HTTP/1.1\r\nHost: h:18090", "http://10.0.0.2:80/"),
+        (b"GET foo:bar HTTP/1.1\r\nHost: h:18090", "http://h:18090/foo:bar"),
         (b"GET / HTTP/1.1\r\nHost: a b", "http://10.0.0.2:80/"),
         (b"GET / HTTP/1.1\r\nHost: a:70000", "http://10.0.0.2:80/"),
         (b"GET / HTTP/1.1\r\nHost: 1.2.3.4.5", "http://10.0.0.2:80/"),
