@@ -641,7 +641,7 @@ def endless_heads():
 
 
 def early_bytes():
-    for number in range(140):
+    for number in range(270):
         wire = Wire(client=("10.0.0.1", number + 1)).open()
         wire.seq[0] += 1
         for _ in range(500):
