@@ -1536,19 +1536,19 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
     add, seconds = parser.add_argument, partial(number, float, 0.01, 86_400)
     add("-i", metavar="IFACE", help="the interface, or any (the default route's)")
-    add("-r", metavar="FILE", nargs="+", action="append", help="read captures instead; - is standard input")
-    add("--format", choices=FORMATS, default="text", help="(%(default)s)")
+    add("-r", metavar="FILE", nargs="+", action="append", help="read capture files instead; - is standard input")
+    add("--format", choices=FORMATS, default="text", help="how to print exchanges (%(default)s)")
     add("--json", dest="format", action="store_const", const="json", help="short for --format json")
     add("--summary", action="store_true", help="at the end, counts, latencies and the slowest URLs")
     add("--headers", action="store_true", help="all header lines, too")
     add("-c", type=partial(number, int, 1, sys.maxsize), metavar="COUNT", help="stop after so many exchanges")
-    add("--duration", type=seconds, metavar="SECONDS", help="stop after so long")
-    add("--jobs", type=partial(number, int, 1, 256), default=1, metavar="N", help="read so many files at once")
-    add("filter", nargs="*", metavar="FILTER", help="a BPF expression, as in pcap-filter(7) (tcp)")
+    add("--duration", type=seconds, metavar="SECONDS", help="stop after so many seconds")
+    add("--jobs", type=partial(number, int, 1, 256), default=1, metavar="N", help="files to read at once (%(default)s)")
+    add("filter", nargs="*", metavar="FILTER", help="a BPF expression, as in pcap-filter(7) (all TCP)")
     parser.set_defaults(files=[])
     args = parser.parse_args(argv)
     if args.r and args.i:
-        parser.error("-i and -r exclude each other")
+        parser.error("-r does not go with -i")
     for first, *others in args.r or ():
         args.files += [first, *filter(is_file, others)]
         args.filter = [*itertools.filterfalse(is_file, others), *args.filter]

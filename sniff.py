@@ -828,7 +828,7 @@ def number(kind: type[float], low: float, high: float, text: str) -> float:
 SWITCHES = {
     "-D": "list the interfaces",
     "-v": "below each line, every field that scapy knows; slow",
-    "--json": "print an object a packet",
+    "--json": "print a JSON object for each packet",
     "--top": "count by protocol, address and conversation",
     "--print": "print the packets with -w or --top, too",
     "-n": "for tcpdump's habit: names are never looked up",
@@ -843,7 +843,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("-i", metavar="IFACE", help="the interface, or any (the default route's)")
     add("-r", metavar="FILE", help="read a capture file instead; - is standard input")
     add("-c", type=partial(number, int, 1, sys.maxsize), metavar="COUNT", help="stop after so many packets")
-    add("--duration", type=seconds, metavar="SECONDS", help="stop after so long")
+    add("--duration", type=seconds, metavar="SECONDS", help="stop after so many seconds")
     add("-w", metavar="FILE", help="write the packets to a pcap file; - is standard output")
     for flag, text in SWITCHES.items():
         add(flag, action="store_true", help=text)
@@ -917,7 +917,7 @@ class Output:
         finally:
             self._draw()
             dropped = "" if self._args.r else f"\n{self._source.drops()} packets dropped by kernel"
-            tell(f"{self._captured} packets captured{dropped}")
+            tell(f"{self._captured} packet{'s' * (self._captured != 1)} captured{dropped}")
 
     def _take(self, batch: list[Record]) -> None:
         self._captured += len(batch)
@@ -963,7 +963,7 @@ def run(args: argparse.Namespace) -> None:
         if writer:
             writer.write([], source.linktype, source.nano)  # the header: a file without packets is one, too
         if args.v:
-            complain("info", "-v dissects every field of every packet: slow, and packets may be lost")
+            complain("info", "-v dissects every field of every packet: slow" + ", and packets may be lost" * bool(live))
             as_dissected(RAW, b"")  # loads scapy while it may be read
         if said := drop_privileges(args.user, writer.file.fileno() if writer and args.w != "-" else None):
             complain("info", said)

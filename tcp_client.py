@@ -312,10 +312,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add, seconds = parser.add_argument, partial(number, float, 0.01, DAY_S)
     seconds_or_0 = partial(number, float, 0, DAY_S)
     add("--host", default="localhost", help="name or address of the server (%(default)s)")
-    add("--port", type=partial(number, int, 1, 65_535), default=12345, help="(%(default)s)")
+    add("--port", type=partial(number, int, 1, 65_535), default=12345, help="port of the server (%(default)s)")
     add("--send", metavar="TEXT", help="send TEXT, or with - standard input, then half-close")
-    add("--timeout", type=seconds, default=10.0, metavar="S", help="to connect, and for each silence (%(default)g)")
-    add("--wait", type=seconds_or_0, default=0.0, metavar="S", help="try again while refused (%(default)g)")
+    add("--timeout", type=seconds, default=10.0, metavar="S", help="seconds to connect, and of silence (%(default)g)")
+    add("--wait", type=seconds_or_0, default=0.0, metavar="S", help="seconds to retry while refused (%(default)g)")
     limit = f"stop after so many ({MAX_BYTES}, with --raw no limit)"
     add("--max-bytes", type=partial(number, int, 1, sys.maxsize), metavar="N", help=limit)
     add("--raw", action="store_true", help="pass the bytes on to stdout, unchanged, as they come")

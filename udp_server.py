@@ -326,10 +326,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
     add, seconds = parser.add_argument, partial(number, float, 0.01, DAY_S)
     add("--host", default="localhost", help="name or address; '' is every interface (%(default)s)")
-    add("--port", type=partial(number, int, 0, 65_535), default=12345, help="0 is any free one (%(default)s)")
+    add("--port", type=partial(number, int, 0, 65_535), default=12345, help="port; 0 is any free one (%(default)s)")
     add("--no-reply", action="store_true", help="only receive")
     add("--send", metavar="TEXT", help="send TEXT to a server, print its answer, exit")
-    add("--timeout", type=seconds, default=5.0, metavar="S", help="for the answer to --send (%(default)g)")
+    add("--timeout", type=seconds, default=5.0, metavar="S", help="seconds for the answer to --send (%(default)g)")
     add("-q", "--quiet", action="store_true", help="no line for each datagram")
     return parser.parse_args(argv)
 

@@ -686,9 +686,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--forecast", type=partial(number, int, 1, 16), nargs="?", const=5, default=0, metavar="DAYS", help=days)
     add("--provider", choices=["auto", *PROVIDERS], default="auto", help="auto: openweathermap if there is a key")
     add("--api-key", metavar="KEY", help=f"for OpenWeatherMap; others see it here, not in {', '.join(KEY_VARIABLES)}")
-    add("--json", action="store_true", help="print an object a city")
+    add("--json", action="store_true", help="print a JSON object for each city")
     add("--no-cache", action="store_true", help="neither use nor keep answers of the last ten minutes")
-    add("--timeout", type=seconds, default=10.0, metavar="S", help="for each city as a whole (%(default)g)")
+    add("--timeout", type=seconds, default=10.0, metavar="S", help="seconds for each city as a whole (%(default)g)")
     args = parser.parse_args(argv)
     if not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z]{2,4})?", args.lang):
         parser.error(f"argument --lang: {args.lang!r} is not a language, as en or pt-BR")

@@ -21,7 +21,18 @@ import sys
 import threading
 import time
 
-from common import CPUS, HOST, MEASURED_CPU, ROOT, Result, build_directory, compare, print_rates, start_benchmark
+from common import (
+    CPUS,
+    HOST,
+    MEASURED_CPU,
+    ROOT,
+    Result,
+    build_directory,
+    compare,
+    enter_namespace,
+    print_rates,
+    start_benchmark,
+)
 
 EXCHANGES = 160_000
 FRAMES = 5.5  # of an exchange
@@ -128,16 +139,10 @@ def peak_mb(path):
     return int(subprocess.check_output([sys.executable, "-c", code, *map(str, [*OURS, path])])) / 1024
 
 
-def enter_namespace():
-    if "IN_NAMESPACE" not in os.environ:
-        os.environ["IN_NAMESPACE"] = "1"
-        os.execvp("unshare", ["unshare", "--net", sys.executable, *sys.argv])
-    subprocess.run(["ip", "link", "set", "lo", "up", "mtu", "1500", "gso_max_segs", "1"], check=True)
-
-
 def main():
+    args = start_benchmark(__doc__, rounds=3, peer="what asks")
     enter_namespace()
-    args = start_benchmark(__doc__, rounds=3, peer="nothing")
+    subprocess.run(["ip", "link", "set", "lo", "mtu", "1500", "gso_max_segs", "1"], check=True)
     os.sched_setaffinity(0, CPUS)  # what makes the capture, and --jobs, may have them all
     folder = build_directory()
     path = make_capture(folder, args.scale)

@@ -5,7 +5,6 @@
 Needs root: all of it is on the loopback interface of a network namespace of its own.
 """
 
-import ctypes
 import os
 import shutil
 import signal
@@ -19,9 +18,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from common import MEASURED_CPU, ROOT, Result, build_directory, compare, print_rates, start_benchmark
+from common import MEASURED_CPU, ROOT, Result, build_directory, compare, enter_namespace, print_rates, start_benchmark
 
-CLONE_NEWNET = 0x40000000  # unshare(2)
 PACKETS = 300_000
 FEWER = 10_000  # for the tutorial's loop, whose rate does not depend on it
 LIVE_S, PORT = 4.0, 45_454
@@ -125,9 +123,7 @@ def live(name, command, rate, figures):
 
 def main():
     args = start_benchmark(__doc__, rounds=3, peer="what sends")
-    if ctypes.CDLL(None).unshare(CLONE_NEWNET):
-        sys.exit("needs root, for a network namespace")
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    enter_namespace()
     count = int(PACKETS * args.scale)
     files = {number: Path(build_directory()) / f"{number}.pcap" for number in (count, FEWER)}
     for number, path in files.items():

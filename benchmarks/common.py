@@ -8,7 +8,9 @@ the kernel, one and the same server comes out several times as fast in one run a
 import argparse
 import atexit
 import contextlib
+import ctypes
 import functools
+import importlib.util
 import json
 import os
 import platform
@@ -32,6 +34,7 @@ START_TIMEOUT_S = 10.0
 LOAD_TIMEOUT_S = 130.0  # the load itself gives up after 120
 STOP_TIMEOUT_S = 5.0
 POLL_S = 0.01
+CLONE_NEWNET = 0x40000000  # unshare(2)
 LEAST_CPU_S = 0.05  # CPU time comes in steps of 10 ms: less says nothing
 LISTENING = re.compile(rb"listening on .*?:(\d+)", re.IGNORECASE)  # ours; ncat -v; socat -d -d
 
@@ -82,6 +85,15 @@ def start_benchmark(description, rounds, peer=None):
     others = f"load average before: {os.getloadavg()[0]:.1f}"
     print(f"{machine()}; {placed}; rounds: {args.rounds}; {others}", flush=True)
     return args
+
+
+def enter_namespace():
+    """For what captures with scapy: a network of its own, where nothing but loopback is."""
+    if not importlib.util.find_spec("scapy"):
+        sys.exit("needs scapy: pip install scapy")
+    if ctypes.CDLL(None).unshare(CLONE_NEWNET):
+        sys.exit("needs root, for a network namespace")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
 def machine():

@@ -38,14 +38,18 @@ def shown(*command, env=None):
     terminal, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS), **(env or {})}
-    with subprocess.Popen([sys.executable, *command], cwd=ROOT, stdin=end, stdout=end, stderr=end, env=environment):
+    command = [sys.executable, *command]
+    with subprocess.Popen(command, cwd=ROOT, stdin=end, stdout=end, stderr=end, env=environment) as process:
         os.close(end)
         printed = b""
         with contextlib.suppress(OSError):
             while data := os.read(terminal, 65_536):
                 printed += data
     os.close(terminal)
-    return without_what_was_overwritten(printed.decode())
+    text = without_what_was_overwritten(printed.decode())
+    if process.returncode:
+        sys.exit(text)
+    return text
 
 
 def without_what_was_overwritten(text):
@@ -137,7 +141,7 @@ def http_analyzer():
     server.server_close()
     summary = text.splitlines()[next(n for n, line in enumerate(text.splitlines()) if "bodies:" in line) :]
     lines = "\n".join(line if len(line) <= COLUMNS else f"{line[: COLUMNS - 1]}…" for line in summary)
-    return f"$ sudo python3 http_analyzer.py -i lo --summary | tail -{len(summary)}\n{lines}"
+    return f"$ sudo python3 http_analyzer.py -i lo --summary --duration 4\n…\n{lines}"
 
 
 def visit(number):

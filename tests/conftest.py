@@ -17,6 +17,7 @@ import time
 
 import pytest
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever ignores it would have the scripts do so, too
 ROOT = pathlib.Path(__file__).parent.parent
 TIME_LIMIT_S = 30
 CLONE_NEWNET = 0x40000000  # unshare(2)
@@ -158,7 +159,7 @@ def in_namespace(job, *setup):
 
     def enter():
         if sys.platform != "linux" or ctypes.CDLL(None).unshare(CLONE_NEWNET):
-            pytest.skip("only root on Linux can make a network namespace")
+            pytest.skip("only root on Linux can make a network namespace: sudo .venv/bin/python -m pytest")
         for command in ("link set lo up", *setup):
             subprocess.run(["ip", *command.split()], check=True)
         return job()

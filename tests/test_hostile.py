@@ -22,7 +22,9 @@ from udp_server import UDPServer
 
 EVIL = bytes(range(256)) + "\x9b31m\u202e\u2066\u2028\x1b]0;owned\x07\r\nforged line".encode()
 
-needs_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs root: sudo python -m pytest")
+needs_root = pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="needs root: sudo .venv/bin/python -m pytest"
+)
 
 
 class World:

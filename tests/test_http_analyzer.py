@@ -978,7 +978,7 @@ def test_live(script, web):
     try:
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
     except (PermissionError, AttributeError):
-        pytest.skip("only root on Linux can capture")
+        pytest.skip("only root on Linux can capture: sudo .venv/bin/python -m pytest")
     analyzer = script("http_analyzer.py", "-i", "lo", "--json", "tcp", "port", web[1], ignored=["DeprecationWarning"])
     assert "Ctrl+C" in analyzer.stderr.readline()
     client, targets = http.client.HTTPConnection(*web), [f"/{number}" for number in range(50)] + ["/big"] * 3

@@ -55,7 +55,8 @@ TEN_LINES = "tests/ten_lines/sniff.py"
 PORT = 20_000 + os.getpid() % 10_000  # so that two suites at a time do not see each other
 LO = ("-i", "lo")
 root_on_linux = pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0, reason="capturing needs root on Linux: sudo python -m pytest"
+    sys.platform != "linux" or os.geteuid() != 0,
+    reason="capturing needs root on Linux: sudo .venv/bin/python -m pytest",
 )
 CONTROL = re.compile(r"[^\n\t -~]")
 

@@ -56,7 +56,7 @@ def raw_socket():
     try:
         return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
     except (PermissionError, AttributeError):
-        pytest.skip("only root can forge a sender")
+        pytest.skip("only root can forge a sender: sudo .venv/bin/python -m pytest")
 
 
 def forge(data, source, target):
