@@ -730,7 +730,9 @@ def test_a_vlan_tag_that_the_kernel_keeps_aside_is_seen_filtered_and_written(tmp
 
 
 @root_on_linux
-def test_a_filter_does_not_cut_loopbacks_longest_frames():
+def test_a_filter_does_not_cut_loopbacks_longest_frames(monkeypatch):
+    monkeypatch.setattr(sniff, "TICK_S", 0.2)
+
     def job():
         with contextlib.ExitStack() as files, socket.create_server(("127.0.0.1", 0)) as server:
             live = sniff.Live(files, "lo", "tcp", 32 << 20)
