@@ -71,7 +71,9 @@ MAX_LINE_BYTES = 4_096  # of a chunk's size with its extensions, and of what may
 MAX_WAITING = 1_048_576, 1_024  # bytes and segments of a connection that came too early: a large receive window
 MAX_PENDING = 1_000  # messages of a connection that wait for each other: nobody pipelines more
 MAX_CONNECTIONS = 20_000  # about 30 MB
-MAX_HELD_BYTES = 25_165_824  # of all connections: early segments, unfinished heads, and those of open requests
+# Of all connections: early segments, unfinished heads, and those of open requests. When so much has come it is looked
+# how much of it is still held; so twice this is the most.
+MAX_HELD_BYTES = 12_582_912
 MESSAGE_BYTES, SEGMENT_BYTES = 500, 200  # that a message costs beside its head, and a segment beside its payload
 MAX_FRAGMENTED, MAX_FRAGMENTS = 64, 256  # datagrams that wait for fragments; of one: at MTU 576 they are 119
 GRACE, GRACE_S = 16, 1.0  # segments, seconds: captures mix directions up, and show acknowledgements before the bytes
@@ -632,7 +634,8 @@ class Connection:
     def proceed(self, stream: Stream, size: int) -> None:
         """When the other side spoke last: a client that has read all there is goes on, or a server answers."""
         stream.next += size
-        self.blurred &= stream.parser.answers is not True
+        if stream.parser.answers:
+            self.blurred = False
         if self.last is not stream:
             self.last = stream
             stream.parser.resume()
@@ -805,7 +808,9 @@ def exchange(
     if response:
         version, status, reason, kind = answered(response.first, response.block)
         if request:
-            first_byte, took = max(0.0, response.time - begun), max(0.0, response.end - begun)  # a clock may go back
+            first_byte, took = response.time - begun, response.end - begun
+            if first_byte < 0 or took < 0:  # a clock may go back
+                first_byte = took = 0.0
     else:
         problems += ("no response",)
     if request:
@@ -847,18 +852,16 @@ class HTTPAnalyzer:
         if segment is None:
             return NOTHING
         key, seq, ack, flags, data = segment
-        stream = self._streams.get(key)
+        stream, special = self._streams.get(key), flags & 7  # FIN, SYN or RST
+        if not data and not special and (stream is None or not stream.connection.waiting):
+            return NOTHING
         if stream is None or flags & SYN or stream.connection.closed:
             if not data and not flags & SYN:
                 return NOTHING
             stream = self._open(stream, key, seq, flags)
             if stream is None:
                 return NOTHING
-        connection, special = stream.connection, flags & 7  # FIN, SYN or RST
-        if not data and not special and not connection.waiting:
-            if stream.next == UNKNOWN:
-                stream.next = seq
-            return NOTHING
+        connection = stream.connection
         if time - connection.seen > GRACE_S:
             connection.seen = time
             self._connections.move_to_end(connection)
@@ -877,7 +880,7 @@ class HTTPAnalyzer:
             connection.arrive(stream, time, seq, ack, flags, data)
         if connection.pipelined or connection.doubt:
             connection.limit()
-        if self.kept > MAX_HELD_BYTES // 2:
+        if self.kept > MAX_HELD_BYTES:
             self._thin()
         return self._take() if self.found else NOTHING
 
@@ -926,7 +929,7 @@ class HTTPAnalyzer:
 
     def _thin(self) -> None:
         self.kept, held = 0, sum(connection.held() for connection in self._connections)
-        while held > MAX_HELD_BYTES // 2:
+        while held > MAX_HELD_BYTES:
             held -= next(iter(self._connections)).held()
             self._drop()
 
@@ -1048,11 +1051,13 @@ class CaptureFile:
         return self._pcap_records(struct.Struct(order + "IIII").unpack, scale)
 
     def _pcap_records(self, numbers: Callable[[bytes], tuple[int, ...]], scale: int) -> Iterator[Record]:
-        while head := self._file.read(16):
+        read, linktype = self._file.read, self.linktype
+        while head := read(16):
             second, fraction, kept, length = numbers(head)
-            if kept > MAX_FRAME_BYTES:
+            frame = read(kept) if kept <= MAX_FRAME_BYTES else b""
+            if len(frame) < kept:
                 raise EOFError
-            yield second * NANO + fraction * scale, length, self.linktype, None, self._take(kept)
+            yield second * NANO + fraction * scale, length, linktype, None, frame
 
     def _pcapng(self) -> Iterator[Record]:
         """The packets in a file's blocks (draft-ietf-opsawg-pcapng)."""
@@ -1343,8 +1348,8 @@ def text_line(found: Exchange) -> str:
     size = "-" if found.response_bytes is None else f"{found.response_bytes:,} bytes"
     took = "-" if found.duration_s is None else f"{found.duration_s * 1e3:.1f} ms"
     moment = f"{time_text(int(found.time), '%H:%M:%S')}.{int(found.time % 1 * 1e3):03}"
-    url, kind = (text.replace(" ", "%20") for text in (found.url or found.server, kind))  # no columns of the peer's
-    what = f"{found.method or '-'} {url} {found.status or '-'} {size} {kind} {took}"
+    url = (found.url or found.server).replace(" ", "%20")  # no columns of the peer's
+    what = f"{found.method or '-'} {url} {found.status or '-'} {size} {kind.replace(' ', '%20')} {took}"
     line = f"{moment} {found.client} {what}"
     if found.problems:
         line += "".join(f" [{problem}]" for problem in found.problems)

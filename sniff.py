@@ -495,11 +495,13 @@ class CaptureFile:
         return self._pcap_records(struct.Struct(order + "IIII").unpack, scale)
 
     def _pcap_records(self, numbers: Callable[[bytes], tuple[int, ...]], scale: int) -> Iterator[Record]:
-        while head := self._file.read(16):
+        read, linktype = self._file.read, self.linktype
+        while head := read(16):
             second, fraction, kept, length = numbers(head)
-            if kept > MAX_FRAME_BYTES:
+            frame = read(kept) if kept <= MAX_FRAME_BYTES else b""
+            if len(frame) < kept:
                 raise EOFError
-            yield second * NANO + fraction * scale, length, self.linktype, None, self._take(kept)
+            yield second * NANO + fraction * scale, length, linktype, None, frame
 
     def _pcapng(self) -> Iterator[Record]:
         """The packets in a file's blocks (draft-ietf-opsawg-pcapng)."""

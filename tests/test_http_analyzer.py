@@ -671,7 +671,7 @@ def test_hostile_traffic_costs_the_limit(frames, most_mb, drops):
 
 
 def test_early_bytes_count_with_what_it_costs_to_keep_them(monkeypatch):
-    monkeypatch.setattr(http_analyzer, "MAX_HELD_BYTES", 1_000_000)
+    monkeypatch.setattr(http_analyzer, "MAX_HELD_BYTES", 500_000)
     analyzer = HTTPAnalyzer()
     for number in range(20):
         wire = Wire(client=("10.0.0.1", number + 1)).open()
