@@ -103,7 +103,7 @@ IP_TYPES = (b"\x08\x00", b"\x86\xdd", b"\x00\x21", b"\x00\x57")  # EtherTypes, a
 TAGS = {b"\x81\x00": 4, b"\x88\xa8": 4, b"\x91\x00": 4, b"\x88\x64": 8}  # VLANs, PPPoE: the next type ends there
 UDP, IPV6_IN_IPV4, FRAGMENT, AUTHENTICATION, TCP = 17, 41, 44, 51, 6
 EXTENSIONS = (0, 43, FRAGMENT, AUTHENTICATION, 60, 135)
-PLAIN = struct.Struct("!BxHxxHxBxx8x4xIIBB")  # IPv4 without options, and TCP
+PLAIN = struct.Struct("!BxHxxHxBxx12sIIBB")  # IPv4 without options, and TCP
 PCAPNG = b"\n\r\r\n"
 # What pcap begins with: its byte order, and nanoseconds in a unit of its times
 UNITS = {0xA1B2C3D4: 1000, 0xA1B23C4D: 1}
@@ -231,11 +231,11 @@ def segment_of(linktype: int, frame: bytes, fragments: Fragments) -> Segment | N
     """The TCP segment in a frame. For nearly all of them, the short way."""
     try:
         at = 14 if linktype == 1 and frame[12:14] == b"\x08\x00" else locate(linktype, frame)
-        if len(frame) - at >= PLAIN.size:
-            first, total, fragment, protocol, seq, ack, offset, flags = PLAIN.unpack_from(frame, at)
+        if len(frame) - at >= 34:
+            first, total, fragment, protocol, key, seq, ack, offset, flags = PLAIN.unpack_from(frame, at)
             if first == 0x45 and protocol == TCP and not fragment & 0x3FFF:
                 start, end = at + 20 + (offset >> 4) * 4, at + total if total else len(frame)
-                return frame[at + 12 : at + 24], seq, ack, flags, frame[start:end]
+                return key, seq, ack, flags, frame[start:end]
         return unwrap(frame, at, fragments)
     except (IndexError, struct.error):
         return None
@@ -748,7 +748,8 @@ class Connection:
 
     def _tell(self, request: Message | None, response: Message | None) -> None:
         problems = (request.problems if request else ()) + (response.problems if response else ())
-        request, response = (each if each and each.first else None for each in (request, response))
+        request = request if request and request.first else None
+        response = response if response and response.first else None
         if request or response:
             key, headers = self.streams[0].key, self.analyzer.headers
             self.analyzer.found.append(exchange(key, request, response, problems, headers))

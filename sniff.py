@@ -140,6 +140,9 @@ class Packet:
     malformed: bool = False
 
 
+# A packet: from its bytes to what its line shows.
+
+
 def decode(
     frame: bytes, linktype: int, *, time: float = 0.0, length: int | None = None, interface: str | None = None
 ) -> Packet:
@@ -298,6 +301,9 @@ LINKS: dict[int, tuple[str, Callable[[Found, bytes], object]]] = {
 }  # fmt: skip
 
 
+# Formats: a packet as text.
+
+
 def format_line(record: Record, found: Found) -> str:
     """A packet as a person reads it. Nothing in `found` comes from the wire but numbers and what we call them."""
     (time_ns, length, _, interface, _), get = record, found.get
@@ -391,6 +397,9 @@ class Top:
                 name = name if len(name) <= wide else f"{name[: wide - 1]}…"
                 text.append(f"{name:{wide}} {packets:11,} {length:15,} {bar}")
         return "\n".join(text)
+
+
+# Captures: files, and the wire.
 
 
 @contextlib.contextmanager
@@ -798,6 +807,9 @@ def drop_privileges(user: str | None, output: int | None) -> str:
     os.setgid(gid)
     os.setuid(uid)
     return f"privileges given up, running as user {uid} and group {gid}"
+
+
+# The command line.
 
 
 def complain(level: str, message: str) -> None:

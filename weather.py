@@ -191,6 +191,9 @@ class Weather:
         return f"The weather in {self.place.name} is {' with a temperature of '.join(known)}"
 
 
+# Answers: what providers say, in our words and units.
+
+
 def printable(text: str) -> str:
     """The text with everything escaped that could steer a terminal or forge a line."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
@@ -267,6 +270,9 @@ def places(found: Sequence[Any], **theirs: str) -> list[Place]:
     if not placed:
         raise CityNotFound("no such city")
     return placed
+
+
+# HTTP: requests, their faults, and the cache.
 
 
 def base_url(url: str) -> str:
@@ -577,6 +583,9 @@ def get_weather(city: str, days: int = 0, **options: Any) -> Weather:
     return answer
 
 
+# Formats: the weather as text.
+
+
 def details(weather: Weather, now: datetime) -> list[str]:
     """What is known besides the sentence, a line each."""
     degrees, speed, deg = weather.units["temperature"], f" {weather.units['wind_speed']}", weather.wind_from_deg
@@ -635,6 +644,9 @@ def as_json(city: str, result: Weather | WeatherError, provider: Provider) -> st
     if isinstance(result, Weather):
         known = {**dataclasses.asdict(result), "provider": provider.title, "attribution": provider.attribution}
     return json.dumps({"city": city, **known}, default=lambda when: when.isoformat())
+
+
+# The command line.
 
 
 def complain(level: str, message: str) -> None:

@@ -75,6 +75,7 @@ def start_benchmark(description, rounds, peer=None):
         args.rounds = 1
     args.scale = 0.1 if args.quick else 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it, and so would they
     os.sched_setaffinity(0, {OTHER_CPU})
     if MEASURED_CPU != OTHER_CPU:
         os.environ["LOAD_SPINS"] = "1"
