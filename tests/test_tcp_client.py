@@ -721,12 +721,13 @@ def test_receive_sends_too(echo):
 
 def test_receive_error_has_what_came_and_why(playing):
     def part(connection):
+        assert connection.recv(2) == b"go"  # subtle: before, the reset could end connect() itself
         connection.sendall(b"half")
         acknowledged(connection)
         reset(connection)
 
     with pytest.raises(ReceiveError) as failure:
-        receive("localhost", playing(part))
+        receive("localhost", playing(part), send=b"go")
     assert failure.value.received == b"half"
     assert isinstance(failure.value.__cause__, ConnectionResetError)
 
