@@ -1634,7 +1634,7 @@ class Run:
                         os.unlink(name)
                         yield from (line[:-1] for line in lines)
             finally:
-                for process in multiprocessing.active_children():
+                for process in multiprocessing.active_children() if not all(each.done() for each in done) else ():
                     process.kill()
 
     def write(self, lines: Generator[str]) -> None:

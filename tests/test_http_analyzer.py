@@ -7,6 +7,7 @@ import http.client
 import http.server
 import itertools
 import json
+import os
 import pickle
 import random
 import re
@@ -997,6 +998,23 @@ def test_live(script, web):
     ]
     assert {line["response_bytes"] for line in lines} == {5, BIG}
     assert all(0 < line["ttfb_s"] <= line["duration_s"] < 5 and abs(line["time"] - time.time()) < 60 for line in lines)
+
+
+def test_every_interface_and_one_that_is_not_there(script, web):
+    if not hasattr(socket, "AF_PACKET") or os.geteuid():
+        pytest.skip("only root on Linux can capture: sudo .venv/bin/python -m pytest")
+    analyzer = script("http_analyzer.py", "-i", "any", "-c", 1, "tcp", "port", web[1], ignored=["DeprecationWarning"])
+    assert "on any" in analyzer.stderr.readline()
+    client = http.client.HTTPConnection(*web)
+    client.request("GET", "/any")
+    client.getresponse().read()
+    client.close()
+    status, out, err = analyzer.finish()
+    assert (status, err) == (0, "")
+    assert f"GET http://127.0.0.1:{web[1]}/any 200 5 bytes" in out
+    status, out, err = script("http_analyzer.py", "-i", "nosuch", ignored=["DeprecationWarning"]).finish()
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "no interface nosuch; there are: " in err
 
 
 def test_any_stack_of_vlan_tags_passes_the_default_filter(monkeypatch):
