@@ -1634,8 +1634,9 @@ class Run:
                         os.unlink(name)
                         yield from (line[:-1] for line in lines)
             finally:
-                for process in multiprocessing.active_children() if not all(each.done() for each in done) else ():
-                    process.kill()
+                if not all(future.done() for future in done):
+                    for process in multiprocessing.active_children():
+                        process.kill()
 
     def write(self, lines: Generator[str]) -> None:
         har, between = self.args.format == "har", ""
