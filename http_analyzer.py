@@ -292,12 +292,17 @@ def text_of(data: bytes) -> str:
         return data.decode("latin-1")
 
 
+def lines_of(block: bytes) -> list[tuple[bytes, bytes]]:
+    """The names and values of headers, as they stand."""
+    return [(name, value.rstrip()) for name, value in FIELD.findall(FOLD.sub(b" ", block))]
+
+
 @lru_cache(32)  # clients and servers repeat themselves; of the largest heads, with most fields, this is 40 MB
 def fields_of(block: bytes) -> tuple[dict[bytes, bytes], int]:
     """The headers by their names in small letters, and the length of the body."""
     fields: dict[bytes, bytes] = {}
-    for name, value in FIELD.findall(FOLD.sub(b" ", block)):
-        name, value = name.lower(), value.rstrip()
+    for name, value in lines_of(block):
+        name = name.lower()
         fields[name] = fields[name] + b", " + value if name in fields else value
     if b"transfer-encoding" in fields:  # any other than chunked goes on until the connection is closed
         codings = fields[b"transfer-encoding"].lower().replace(b",", b" ").split()
@@ -645,7 +650,7 @@ class Connection:
                     self._settle(False)
 
     def _give_up(self, over: bool) -> bool:
-        """Pass over a gap, of requests first; not past what the other side answered next."""
+        """Pass over a gap, of the side whose turn it was; not past what the other side answered next."""
         for stream in self.streams[:: -1 if self.requests else 1]:
             gap = stream.waiting[0][0] - stream.next if stream.waiting else ENDLESS
             size = gap if over and stream.waiting else min(gap, stream.acked - stream.next)
@@ -772,9 +777,7 @@ def format_address(address: tuple[Any, ...]) -> str:
 
 
 def headers_of(message: Message) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (text_of(name), text_of(value.rstrip())) for name, value in FIELD.findall(FOLD.sub(b" ", message.block))
-    )
+    return tuple((text_of(name), text_of(value)) for name, value in lines_of(message.block))
 
 
 @lru_cache(32)
