@@ -5,20 +5,14 @@
 # ///
 # SPDX-FileCopyrightText: 2026 the netscripts authors
 # SPDX-License-Identifier: 0BSD
-"""Send a message to a TCP server with asyncio and show its whole reply; or, with -n, do so over many connections at
-once and tell how many succeeded and how long they took. It measures what it waits for, not what the server could do.
+"""Send a message to a TCP server with asyncio, and print its whole reply. With -n, do so over many connections, and
+print how many succeeded and how long the replies took. The times include the server, the network and this client.
 
 examples:
-  python async_client.py                             one message to localhost:12345
-  python async_client.py -n 2000 -c 50               2,000 connections, 50 at a time
-  python async_client.py -n 50 -c 50 -r 400 --json   400 messages over each of 50, to an echo server
-
-what the ten-line version gets wrong:
-  It reads at most 100 bytes, once, and takes them for the reply. Here the reply ends when the server closes.
-  It never says that it has finished sending, so that an echo server and it wait for each other.
-  It has no deadline: one server that stalls keeps it forever, even in wait_closed().
-  It gathers all connections and loses every result when one fails. Here each has its own deadline and its own fate.
-  It opens all at once, and fails for want of file descriptors.
+  python async_client.py                   send a message to localhost:12345
+  python async_client.py -n 2000 -c 50     2,000 connections, 50 at a time
+  python async_client.py -n 50 -r 400 --json
+                                           400 messages on each of 50 connections
 """
 
 import argparse
@@ -30,100 +24,157 @@ import io
 import json
 import math
 import os
+import re
+import shutil
 import socket
 import ssl
 import sys
+import textwrap
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-__all__ = ["Load", "exchange"]
+__all__ = ["IncompleteReply", "Load", "exchange"]
+__version__ = "2.0.0"
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 PROGRAM = os.path.basename(__file__)
-READ_BYTES = 65_536
-ATTEMPT_DELAY_S = 0.25  # before the next address is tried as well: Happy Eyeballs, RFC 8305 section 5
-CLOSE_S = 1.0  # for an orderly close; wait_closed() by itself may wait for a dead peer
+READ_BYTES = 65_536  # size of one read()
+ATTEMPT_DELAY_S = 0.25  # head start of an address before the next one is tried (RFC 8305 section 5)
+CLOSE_S = 1.0  # limit for wait_closed(), which may wait for a dead peer
 PROGRESS_S = 0.2
-WATCH_S = 0.05  # how late a deadline may be noticed
-MAX_REPLY_BYTES = 67_108_864  # an endless reply ends here
+WATCH_S = 0.05  # precision of deadlines
+MAX_REPLY_BYTES = 67_108_864  # of one connection; only exchange() keeps the reply
 BAR_WIDTH = 40
 NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 EDGES_S = [float(f"{digit}e{exponent}") for exponent in range(-5, 6) for digit in (1, 2, 5)]
-SPARE_FILES = 64  # descriptors kept for what is no connection: standard streams, the event loop, the resolver
+SPARE_FILES = 64  # descriptors reserved for standard streams, the event loop and name resolution
 DAY_S = 86_400.0
+NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
+# Control characters, separators of lines and paragraphs, bidirectional controls, surrogates, the byte order mark.
+UNPRINTABLE = re.compile(
+    f"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff{NONCHARACTERS}]+"
+)
+
+
+class IncompleteReply(OSError):
+    """The exchange failed after a part of the reply had arrived: `received`. The cause is chained."""
+
+    received = b""
 
 
 async def open_streams(host: str, port: int, context: ssl.SSLContext | None, address: str | None = None) -> Streams:
-    """Connect to the `address` of `host`; when that is not known, to whichever of its addresses answers first."""
-    name, delay = host if context else None, None if address else ATTEMPT_DELAY_S
-    host = address or host
+    """Connect to `address`, or, if it is None, to the address of `host` that answers first."""
+    options: dict[str, Any] = {}
+    if not address and isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):  # uvloop's lacks this option.
+        options["happy_eyeballs_delay"] = ATTEMPT_DELAY_S
+    if context:
+        options["server_hostname"] = host.partition("%")[0]  # without an IPv6 scope
     try:
-        return await asyncio.open_connection(host, port, ssl=context, server_hostname=name, happy_eyeballs_delay=delay)
-    except OSError as error:  # asyncio makes one text of what several addresses say
+        return await asyncio.open_connection(address or host, port, ssl=context, **options)
+    except OSError as error:  # asyncio joins the errors of several addresses into one text.
         if error.errno is None and f"[Errno {errno.ECONNREFUSED}]" in str(error):
             raise ConnectionRefusedError from error
         raise
 
 
-async def ask_last(streams: Streams, message: bytes) -> bytes:
-    """Send the last message, half-close, and return what comes until the server closes.
+async def ask(streams: Streams, message: bytes, half_close: bool) -> AsyncIterator[bytes]:
+    """Send a message, half-close if that is wanted, and yield the reply until the server closes.
 
-    asyncio cannot half-close TLS: there the reply also ends where it is the message's whole echo.
+    asyncio cannot half-close TLS. With TLS, a reply that is a complete echo of the message ends, too.
+    Raises ssl.SSLEOFError if TLS ends without close_notify: an attacker may have cut it (RFC 8446 section 6.1).
     """
     reader, writer = streams
     writer.write(message)
-    half_closed = writer.can_write_eof()
-    if half_closed:
+    tls = writer.get_extra_info("ssl_object")
+    if half_close and not tls:
         writer.write_eof()
-    reply = bytearray()
-    while (half_closed or reply != message) and (data := await reader.read(READ_BYTES)):
-        reply += data
-        if len(reply) > MAX_REPLY_BYTES:
+    size, echo = 0, message if half_close and tls else b""
+    while not echo or size < len(echo):
+        data = await reader.read(READ_BYTES)
+        if not data:
+            if tls and not has_close_notify(tls):
+                raise ssl.SSLEOFError
+            break
+        echo = echo if echo.startswith(data, size) else b""
+        size += len(data)
+        yield data
+        if size > MAX_REPLY_BYTES:
             raise OSError(f"the reply is longer than {MAX_REPLY_BYTES:,} bytes")
-    return bytes(reply)
+
+
+def has_close_notify(tls: ssl.SSLObject) -> bool:
+    """Return whether the peer has ended TLS. asyncio does not report it; reading once more shows it."""
+    try:
+        tls.read(1)
+    except ssl.SSLWantReadError:
+        return False
+    except ssl.SSLError:
+        pass
+    return True
 
 
 async def close(streams: Streams | None) -> None:
-    """Close without waiting for what may never come: wait_closed() waits for the last byte and for TLS's goodbye."""
-    if streams:
-        _, writer = streams
-        if not writer.can_write_eof():  # TLS; after TCP's half-close there is nothing left to say
-            writer.close()
-            with contextlib.suppress(OSError):
-                async with asyncio.timeout(CLOSE_S):
-                    await writer.wait_closed()
+    """Close the connection. The wait is limited, because TLS's close_notify or the last byte may never be accepted."""
+    if not streams:
+        return
+    _, writer = streams
+    writer.close()
+    if writer.can_write_eof():  # Without TLS, there is nothing to wait for.
+        return writer.transport.abort()
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await writer.wait_closed()
+    except TimeoutError:
         writer.transport.abort()
+    except OSError:
+        pass
 
 
 async def exchange(
-    host: str, port: int, message: bytes, *, timeout_s: float = 10.0, ssl_context: ssl.SSLContext | None = None
+    host: str,
+    port: int,
+    message: bytes,
+    *,
+    half_close: bool = True,
+    timeout_s: float = 10.0,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> bytes:
-    """Connect, send `message`, half-close, and return all that the server sends until it closes.
+    """Connect, send `message`, half-close if that is wanted, and return the server's reply when it closes.
 
-    timeout_s bounds the whole. Raises OSError: socket.gaierror, TimeoutError, ConnectionError, ssl.SSLError.
+    timeout_s: limit for everything together. Raises OSError (socket.gaierror, TimeoutError, ConnectionError,
+    ssl.SSLError). If a part of the reply has arrived, raises IncompleteReply instead.
     """
     streams = None
+    received = bytearray()
     try:
         async with asyncio.timeout(timeout_s):
             streams = await open_streams(host, port, ssl_context)
-            return await ask_last(streams, message)
+            async for data in ask(streams, message, half_close):
+                received += data
+    except OSError as error:
+        if not received or len(received) > MAX_REPLY_BYTES:
+            raise
+        failure = IncompleteReply(explain(error))
+        failure.received = bytes(received)
+        raise failure from error
     finally:
         await close(streams)
+    return bytes(received)
 
 
 @dataclass(kw_only=True)
 class Load:
-    """Many connections to one server, at most `concurrency` at once, with `repeat` messages over each.
+    """Many connections to one server, at most `concurrency` at the same time, with `repeat` messages over each.
 
-    timeout_s bounds each connection. While run() is under way and afterwards, `succeeded`, `failures` (how many by
-    cause) and `latencies_s` (of each message, to the end of its reply) tell what has happened.
+    timeout_s: limit for each connection. The results are in `succeeded`, `failures` (the number for each cause) and
+    `latencies_s` (of each message, from sending it to the end of the reply), also while run() is running.
     """
 
     host: str
@@ -132,19 +183,21 @@ class Load:
     connections: int
     concurrency: int = 100
     repeat: int = 1
+    half_close: bool = True
     timeout_s: float = 10.0
     ssl_context: ssl.SSLContext | None = None
     succeeded: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     latencies_s: "array[float]" = field(default_factory=lambda: array("d"))
     started: float = field(default_factory=time.perf_counter)
+    interrupted: bool = False
+    address: str | None = None  # the one that answered first; later connections use it without a name lookup
     _deadlines: dict[asyncio.Task[None], float] = field(default_factory=dict)
-    address: str | None = None  # the host's that answered first: the others neither look it up nor race again
 
     async def run(self) -> None:
-        """Make all the connections. What becomes of one does not stop the others."""
+        """Make all connections. A failure of one does not stop the others."""
         self.started = time.perf_counter()
-        turns = iter(range(self.connections))  # shared: whoever is free takes the next
+        turns = iter(range(self.connections))  # The workers share it: a free worker makes the next connection.
         async with asyncio.TaskGroup() as group:
             workers = [group.create_task(self._work(turns)) for _ in range(min(self.concurrency, self.connections))]
             watch = group.create_task(self._watch())
@@ -152,7 +205,7 @@ class Load:
             watch.cancel()
 
     async def _watch(self) -> None:
-        """Cancel what is overdue: looking at all now and then costs less than asyncio.timeout() around each."""
+        """Cancel overdue connections. Checking all of them now and then is cheaper than asyncio.timeout() for each."""
         while True:
             await asyncio.sleep(WATCH_S)
             now = time.perf_counter()
@@ -172,11 +225,11 @@ class Load:
                 self.succeeded += 1
             except asyncio.CancelledError:
                 if task in self._deadlines:
-                    raise  # by somebody else
+                    raise  # The caller has cancelled run().
                 task.uncancel()
                 self.failures[explain(TimeoutError())] += 1
             except EOFError:
-                self.failures["closed without a reply"] += 1
+                self.failures["the server closed the connection without a complete reply"] += 1
             except (OSError, UnicodeError) as error:
                 self.failures[explain(error)] += 1
             finally:
@@ -185,29 +238,38 @@ class Load:
 
     async def _converse(self, streams: Streams) -> None:
         reader, writer = streams
-        if not self.address:  # getnameinfo() keeps the scope of a link-local one
+        if not self.address:  # getnameinfo() keeps the scope of a link-local address.
             self.address, _ = socket.getnameinfo(writer.get_extra_info("peername"), NUMERIC)
-        for left in reversed(range(self.repeat)):
+        for remaining in reversed(range(self.repeat)):
             started = time.perf_counter()
-            if left:
+            if remaining:
                 writer.write(self.message)
-                reply = await reader.readexactly(len(self.message))
+                is_echo = await reader.readexactly(len(self.message)) == self.message
             else:
-                reply = await ask_last(streams, self.message)
-            if not reply:
-                raise EOFError
-            if reply != self.message and self.repeat > 1:
-                raise OSError("the reply is not the message: --repeat needs an echo server")
+                is_echo = await self._read_last_reply(streams)
+            if self.repeat > 1 and not is_echo:
+                raise OSError("the reply is not the message; --repeat needs an echo server")
             self.latencies_s.append(time.perf_counter() - started)
 
+    async def _read_last_reply(self, streams: Streams) -> bool:
+        """Return whether the reply is an echo. It is not kept: many long replies would fill the memory."""
+        size, is_echo = 0, True
+        async for data in ask(streams, self.message, self.half_close):
+            is_echo = is_echo and self.message.startswith(data, size)
+            size += len(data)
+        if not size:
+            raise EOFError
+        return is_echo and size == len(self.message)
+
     def summary(self) -> dict[str, Any]:
-        """The numbers, as --json prints them: rates a second, times in seconds."""
+        """Return the results as --json prints them. Times are in seconds."""
         seconds = time.perf_counter() - self.started
         ordered = sorted(self.latencies_s)
         return {
             "connections": self.connections,
             "concurrency": self.concurrency,
             "repeat": self.repeat,
+            "interrupted": self.interrupted,
             "succeeded": self.succeeded,
             "failed": self.failures.total(),
             "failures": dict(self.failures.most_common()),
@@ -220,12 +282,12 @@ class Load:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float | None:
-    """The smallest value that `share` of all do not exceed (nearest rank); None of nothing."""
+    """Return the smallest value that is not exceeded by `share` of all values (nearest rank), or None."""
     return ordered[math.ceil(share * len(ordered)) - 1] if ordered else None
 
 
 def histogram(ordered: Sequence[float]) -> list[tuple[float, int]]:
-    """(edge, how many are not above it but above the edge before), from the first with any to the last."""
+    """Return (upper edge, number of values up to it and above the edge before), without empty steps at the ends."""
     below = [bisect.bisect_right(ordered, edge) for edge in EDGES_S]
     counts = [(edge, upper - lower) for edge, lower, upper in zip(EDGES_S, [0, *below], below, strict=False)]
     used = [index for index, (_, count) in enumerate(counts) if count]
@@ -233,26 +295,34 @@ def histogram(ordered: Sequence[float]) -> list[tuple[float, int]]:
 
 
 def explain(error: Exception) -> str:
-    """The cause in a few words."""
+    """Return what happened and what the user can do about it."""
     match error:
-        case socket.gaierror():
-            return "unknown host"
+        case socket.gaierror(errno=socket.EAI_AGAIN):
+            return "the name cannot be looked up for now; check the network connection, or try again"
+        case socket.gaierror() | UnicodeError():
+            return "unknown host; check the spelling of the name"
         case ssl.SSLCertVerificationError():
             return f"its certificate is not trusted: {error.verify_message} (--ca, --insecure)"
+        case ssl.SSLEOFError():
+            return "TLS failed: the server sent no close_notify, so the answer may be incomplete; try again"
         case ssl.SSLError():
-            return f"TLS failed: {error.reason or error}"
+            return f"TLS failed: {error.reason or error}; does this port use TLS?"
         case TimeoutError():
-            return "no answer in time (--timeout)"
+            return "no answer in time; is this the right port? (--timeout)"
         case ConnectionRefusedError():
-            return "connection refused; is the server running?"
-    return getattr(error, "strerror", None) or str(error) or "the connection was lost"
+            return "connection refused; is the server running, and is this its port?"
+        case ConnectionError() | OSError(errno=errno.ENOTCONN):
+            return "connection reset: the server closed it early; its log may contain the reason"
+        case OSError(errno=errno.EADDRNOTAVAIL):
+            return "no local port is free; use fewer connections, or wait a minute until the used ports are free"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def raise_file_limit(sockets: int) -> int:
-    """Raise the soft limit of open files so that `sockets` fit, as far as the hard one allows; return how many do."""
+    """Raise the soft limit of open files for that many sockets. Return how many sockets the hard limit allows."""
     try:
         import resource
-    except ImportError:  # Windows has no such limit
+    except ImportError:  # Windows has no such limit.
         return sockets
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < sockets + SPARE_FILES:
@@ -262,66 +332,88 @@ def raise_file_limit(sockets: int) -> int:
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped that could steer a terminal or forge a line."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    """Return the text with every character escaped that could control a terminal or forge a line."""
+    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def complain(level: str, message: str) -> None:
+def reserve_standard_descriptors() -> None:
+    """Open /dev/null on every closed descriptor of 0 to 2, so that no socket or file gets that number."""
+    descriptor = 0
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDONLY)  # Writing to a closed standard output remains an error.
+    os.close(descriptor)
+
+
+def print_message(level: str, message: str) -> None:
+    """Print a message to standard error, after the name of the program."""
     if sys.stderr:
         with contextlib.suppress(OSError):
             print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def writing() -> Iterator[None]:
-    """Around output: a closed pipe ends the program quietly, a full disk with one line."""
+def output_errors() -> Iterator[None]:
+    """Handle errors of standard output: exit quietly on a closed pipe, print one error line on a full disk."""
     try:
         yield
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # The buffered output would fail again at exit.
         if isinstance(error, BrokenPipeError):
             sys.exit(0)
-        complain("error", f"cannot write the output: {error.strerror}")
+        print_message("error", f"cannot write the output: {error.strerror}")
         sys.exit(1)
 
 
-def number(kind: type[float], low: float, high: float, text: str) -> float:
-    """With all but `text` bound, an argparse type: an int or a float from `low` to `high`."""
+def bounded(kind: type[float], low: float, high: float, text: str) -> float:
+    """Return the number in `text`, which must be from `low` to `high`: an argparse type, once these are bound."""
     with contextlib.suppress(ValueError):
         if low <= kind(text) <= high:
             return kind(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    summary, _, details = (__doc__ or "").partition("\n\n")
+def new_parser() -> argparse.ArgumentParser:
+    """Return a parser whose --help prints the module's docstring, wrapped to the terminal, and the examples."""
+    summary, _, examples = (__doc__ or "").partition("\n\n")
+    description = textwrap.fill(" ".join(summary.split()), shutil.get_terminal_size().columns - 2)
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
-    add, seconds = parser.add_argument, partial(number, float, 0.01, DAY_S)
-    counts = partial(number, int, 1, 100_000_000)
-    add("--host", default="localhost", help="name or address of the server (%(default)s)")
-    add("--port", type=partial(number, int, 1, 65_535), default=12345, help="port of the server (%(default)s)")
-    add("--message", default="Hello, World!", help="what to send (%(default)s)")
-    add("-n", "--connections", type=counts, metavar="CONNECTIONS", help="so many connections, and a summary")
-    add("-c", "--concurrency", type=counts, default=100, metavar="CONCURRENCY", help="at once, at most (%(default)s)")
-    repeat = "messages over each connection; more than one needs an echo server (%(default)s)"
-    add("-r", "--repeat", type=counts, default=1, metavar="REPEAT", help=repeat)
-    add("--timeout", type=seconds, default=10.0, metavar="S", help="seconds for a connection as a whole (%(default)g)")
+    parser = argparse.ArgumentParser(PROGRAM, description=description, epilog=examples, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = new_parser()
+    counts, seconds = partial(bounded, int, 1, 100_000_000), partial(bounded, float, 0.01, DAY_S)
+    add = parser.add_argument_group("server").add_argument
+    add("--host", default="localhost", help="name or address of the server (default: %(default)s)")
+    add("-p", "--port", type=partial(bounded, int, 1, 65_535), default=12345, help="its port (default: %(default)s)")
+    add(
+        "--timeout", type=seconds, default=10.0, metavar="S", help="limit for a whole connection (default: %(default)g)"
+    )
+    add = parser.add_argument_group("data").add_argument
+    add("--message", default="Hello, World!", help="the message (default: %(default)s)")
+    add("--no-shutdown", action="store_true", help="keep the sending side open, which some servers need")
+    add = parser.add_argument_group("load").add_argument
+    add("-n", "--connections", type=counts, metavar="N", help="make N connections, and print a summary")
+    add("-c", "--concurrency", type=counts, default=100, metavar="N", help="N at the same time (default: %(default)s)")
+    add("-r", "--repeat", type=counts, default=1, metavar="N", help="messages over each; above 1, the server must echo")
     add("--json", action="store_true", help="print the summary as one JSON object")
-    add("--tls", action="store_true", help="speak TLS, and check the server's certificate")
-    add("--ca", metavar="FILE", help="trust these certificates (PEM) instead of the system's")
-    add("--insecure", action="store_true", help="do not check the certificate: for tests only")
+    tls = parser.add_argument_group("TLS").add_argument
+    tls("--tls", action="store_true", help="use TLS, and check the server's certificate")
+    tls("--ca", metavar="FILE", help="trust the certificates in this PEM file instead of the system's")
+    tls("--insecure", action="store_true", help="do not check the certificate (only for tests)")
     args = parser.parse_args(argv)
+    args.host = args.host.strip("[]")  # [::1], as in URLs
     if (args.ca or args.insecure) and not args.tls:
-        parser.error("--ca and --insecure go with --tls")
+        parser.error("--ca and --insecure need --tls")
     if args.repeat > 1 or args.json:
-        args.connections = args.connections or 1  # a summary, of one connection at least
+        args.connections = args.connections or 1
     return args
 
 
-def tls_context(args: argparse.Namespace) -> ssl.SSLContext | None:
-    if not args.tls:
-        return None
+def tls_context(args: argparse.Namespace) -> ssl.SSLContext:
+    """Return the context that the options ask for. Raise OSError if --ca is not a file of certificates."""
     try:
         context = ssl.create_default_context(cafile=args.ca)
     except OSError as error:
@@ -351,11 +443,12 @@ async def run_with_progress(load: Load) -> None:
             print(file=sys.stderr)
 
 
-def describe(summary: dict[str, Any]) -> str:
-    """The summary for a person, with a bar for each step of latency."""
+def format_summary(summary: dict[str, Any]) -> str:
+    """Return the summary as text, with a histogram of the latencies."""
     lines = [
         "{connections:,} connections, {concurrency:,} at once, messages over each: {repeat:,}".format_map(summary),
         "succeeded: {succeeded:,}  failed: {failed:,}  in {seconds:.2f} s".format_map(summary),
+        *["interrupted: the other connections were not made"] * summary["interrupted"],
         *(f"  {count:,}: {cause}" for cause, count in summary["failures"].items()),
         "{connections_per_second:,.0f} connections/s, {messages_per_second:,.0f} messages/s".format_map(summary),
     ]
@@ -375,48 +468,56 @@ def format_seconds(seconds: float) -> str:
 
 
 def measure(args: argparse.Namespace, context: ssl.SSLContext | None) -> int:
-    """Many exchanges, and what became of them: after Ctrl+C, too."""
+    """Make many connections, and print the summary, also after Ctrl+C. Return the exit status."""
     wanted = min(args.concurrency, args.connections)
     concurrency = raise_file_limit(wanted)
     if concurrency < wanted:
-        complain("warning", f"--concurrency is {concurrency} here: the system allows no more open files (ulimit -Hn)")
-    limits = {"concurrency": concurrency, "timeout_s": args.timeout, "ssl_context": context}
+        cause = "the system allows no more open files (ulimit -Hn)"
+        print_message("warning", f"--concurrency is {concurrency} here: {cause}")
+    limits = {"concurrency": concurrency, "timeout_s": args.timeout, "half_close": not args.no_shutdown}
     sizes = {"connections": args.connections, "repeat": args.repeat, "message": os.fsencode(args.message)}
-    load = Load(host=args.host, port=args.port, **sizes, **limits)
-    bytes(1_048_576)  # freed again: from now on glibc keeps asyncio's 256 KiB read buffers, and maps none anew
-    interrupted = False
+    load = Load(host=args.host, port=args.port, ssl_context=context, **sizes, **limits)
+    bytes(1_048_576)  # After this, glibc reuses memory for asyncio's 256 KiB read buffers instead of mapping it anew.
     try:
         asyncio.run(run_with_progress(load))
     except KeyboardInterrupt:
-        interrupted = True
+        load.interrupted = True
     summary = load.summary()
-    with writing():
-        print(json.dumps(summary) if args.json else describe(summary), flush=True)
-    return 130 if interrupted else int(bool(load.failures))
+    with output_errors():
+        print(json.dumps(summary) if args.json else format_summary(summary), flush=True)
+    return 130 if load.interrupted else int(bool(load.failures))
 
 
 def converse(args: argparse.Namespace, context: ssl.SSLContext | None) -> int:
-    """One exchange, told line by line."""
-    message = os.fsencode(args.message)
-    with writing():
+    """Make one exchange, and print its steps. Return the exit status."""
+    with output_errors():
         print(f"Sending: {printable(args.message)}", flush=True)
-    reply = asyncio.run(exchange(args.host, args.port, message, timeout_s=args.timeout, ssl_context=context))
-    with writing():
-        print(f"Received: {printable(reply.decode('utf-8', 'backslashreplace'))}")
-        print("Closing the connection", flush=True)
+    options = {"half_close": not args.no_shutdown, "timeout_s": args.timeout, "ssl_context": context}
+    failure = None
+    try:
+        reply = asyncio.run(exchange(args.host, args.port, os.fsencode(args.message), **options))
+    except IncompleteReply as error:
+        failure, reply = error, error.received
+    with output_errors():
+        print(f"Received: {printable(reply.decode('utf-8', 'backslashreplace'))}", flush=True)
+        if not failure:
+            print("Closing the connection", flush=True)
+    if failure:
+        raise failure
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    reserve_standard_descriptors()
     args = parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a letter
+        sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the terminal's encoding lacks
     try:
-        return (measure if args.connections else converse)(args, tls_context(args))
+        return (measure if args.connections else converse)(args, tls_context(args) if args.tls else None)
     except KeyboardInterrupt:
         return 130
     except (OSError, UnicodeError) as error:
-        complain("error", f"{args.host} port {args.port}: {explain(error)}")
+        print_message("error", f"{args.host} port {args.port}: {explain(error)}")
         return 1
 
 

@@ -10,23 +10,12 @@
 It pairs nothing by guessing. It decrypts no TLS, reads no HTTP/2 (a note says where they are), and keeps no bodies.
 
 examples:
-  sudo python http_analyzer.py                    the default interface, until Ctrl+C
-  sudo python http_analyzer.py tcp port 80        only this port; without a filter, any
+  sudo python http_analyzer.py                until Ctrl+C
+  sudo python http_analyzer.py tcp port 80    only this port
   python http_analyzer.py -r a.pcap b.pcapng.gz --jobs 2 --summary
   tcpdump -U -w - | python http_analyzer.py -r - --json
-  python http_analyzer.py -r a.pcap --format combined | goaccess --log-format=COMBINED -
-
-with --json, each line has time (epoch seconds of the request's first byte), client, server, method, url, host, target
-(as sent), version, status, reason, request_bytes, response_bytes (bodies, without chunk sizes), content_type,
-user_agent, ttfb_s and duration_s (from the request's first byte to the response's first and last), and problems:
-"no request", "no response", "gap" (bytes are missing), "cut off" (it ends too early), "malformed". What is not known is
-null. --headers adds request_headers and response_headers. Bytes that are not UTF-8 are read as latin-1.
-
-what the ten-line version gets wrong:
-  It takes a packet for a request: one that needs two packets is cut or missed, and of two in one the second is.
-  It takes port 80 for HTTP: other ports are not seen, and what else is on that one is.
-  It shows no response, and so no status, no size and no time; nor the host, without which a path says little.
-  It prints what the wire says: an escape sequence in a path reaches the terminal.
+  python http_analyzer.py -r a.pcap --format combined |
+    goaccess --log-format=COMBINED -
 """
 
 import argparse
@@ -43,12 +32,14 @@ import multiprocessing
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import stat
 import struct
 import sys
 import tempfile
+import textwrap
 import time
 import zlib
 from collections import Counter, OrderedDict, defaultdict
@@ -62,6 +53,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
 
 __all__ = ["CaptureError", "Exchange", "HTTPAnalyzer", "analyze"]
+__version__ = "2.0.0"
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +118,12 @@ HOST = re.compile(r"([\w-]+(\.[\w-]+)*|\[[\da-fA-F:.]+\])(:\d{1,5})?", re.ASCII)
 ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 UNTOLD, MALFORMED, CHUNKED, ENDLESS = -1, -2, -3, 1 << 62  # where a body's length stands
 UNKNOWN = -1  # where a sequence number stands
+
+NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
+# Control characters, separators of lines and paragraphs, bidirectional controls, surrogates, the byte order mark.
+UNPRINTABLE = re.compile(
+    f"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff{NONCHARACTERS}]+"
+)
 
 
 class CaptureError(Exception):
@@ -1333,8 +1331,8 @@ def analyze(path: str, filter: str = "", *, headers: bool = False) -> Iterator[E
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped that could steer a terminal or forge a line."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    """Return the text with every character escaped that could control a terminal or forge a line."""
+    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def within(time: float) -> float:
@@ -1506,7 +1504,16 @@ def format_seconds(seconds: float) -> str:
 # The command line.
 
 
-def complain(level: str, message: str) -> None:
+def reserve_standard_descriptors() -> None:
+    """Open /dev/null on every closed descriptor of 0 to 2, so that no socket or file gets that number."""
+    descriptor = 0
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDONLY)  # Writing to a closed standard output remains an error.
+    os.close(descriptor)
+
+
+def print_message(level: str, message: str) -> None:
+    """Print a message to standard error, after the name of the program."""
     if sys.stderr:
         with contextlib.suppress(OSError):
             print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
@@ -1519,40 +1526,50 @@ def tell(message: str) -> None:
 
 
 @contextlib.contextmanager
-def writing() -> Iterator[None]:
-    """Around output: a closed pipe ends the program quietly, a full disk with one line."""
+def output_errors() -> Iterator[None]:
+    """Handle errors of standard output: exit quietly on a closed pipe, print one error line on a full disk."""
     try:
         yield
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # The buffered output would fail again at exit.
         if isinstance(error, BrokenPipeError):
             sys.exit(0)
-        complain("error", f"cannot write the output: {error.strerror}")
+        print_message("error", f"cannot write the output: {error.strerror}")
         sys.exit(1)
 
 
-def number(kind: type[float], low: float, high: float, text: str) -> float:
-    """With all but `text` bound, an argparse type: an int or a float from `low` to `high`."""
+def bounded(kind: type[float], low: float, high: float, text: str) -> float:
+    """Return the number in `text`, which must be from `low` to `high`: an argparse type, once these are bound."""
     with contextlib.suppress(ValueError):
         if low <= kind(text) <= high:
             return kind(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    summary, _, details = (__doc__ or "").partition("\n\n")
+def new_parser() -> argparse.ArgumentParser:
+    """Return a parser whose --help prints the module's docstring, wrapped to the terminal, and the examples."""
+    summary, _, examples = (__doc__ or "").partition("\n\n")
+    description = textwrap.fill(" ".join(summary.split()), shutil.get_terminal_size().columns - 2)
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
-    add, seconds = parser.add_argument, partial(number, float, 0.01, 86_400)
+    parser = argparse.ArgumentParser(PROGRAM, description=description, epilog=examples, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = new_parser()
+    add, seconds = parser.add_argument, partial(bounded, float, 0.01, 86_400)
     add("-i", metavar="IFACE", help="the interface, or any (the default route's)")
     add("-r", metavar="FILE", nargs="+", action="append", help="read capture files instead; - is standard input")
     add("--format", choices=FORMATS, default="text", help="how to print exchanges (%(default)s)")
     add("--json", dest="format", action="store_const", const="json", help="short for --format json")
     add("--summary", action="store_true", help="at the end, counts, latencies and the slowest URLs")
     add("--headers", action="store_true", help="all header lines, too")
-    add("-c", type=partial(number, int, 1, sys.maxsize), metavar="COUNT", help="stop after so many exchanges")
+    add("-c", type=partial(bounded, int, 1, sys.maxsize), metavar="COUNT", help="stop after so many exchanges")
     add("--duration", type=seconds, metavar="SECONDS", help="stop after so many seconds")
-    add("--jobs", type=partial(number, int, 1, 256), default=1, metavar="N", help="files to read at once (%(default)s)")
+    add(
+        "--jobs", type=partial(bounded, int, 1, 256), default=1, metavar="N", help="files to read at once (%(default)s)"
+    )
     add("filter", nargs="*", metavar="FILTER", help="a BPF expression, as in pcap-filter(7) (all TCP)")
     parser.set_defaults(files=[])
     args = parser.parse_args(argv)
@@ -1602,12 +1619,14 @@ class Run:
                 self.failed = True
                 text = getattr(error, "strerror", None) or str(error)
                 text = "it needs scapy: pip install scapy" if isinstance(error, ImportError) else text
-                complain("error", printable(text if path is None else f"{path}: {text}"))
+                print_message("error", printable(text if path is None else f"{path}: {text}"))
 
     def _tell_losses(self, analyzer: HTTPAnalyzer, source: CaptureFile | Live) -> None:
         self.summary.dropped += analyzer.dropped
         if drops := source.drops():
-            complain("warning", f"the kernel dropped {drops:,} packets: a narrower FILTER, or tcpdump -w, may help")
+            print_message(
+                "warning", f"the kernel dropped {drops:,} packets: a narrower FILTER, or tcpdump -w, may help"
+            )
 
     def _open(self, files: contextlib.ExitStack, path: str | None, expression: str) -> CaptureFile | Live:
         with self.stop:
@@ -1615,7 +1634,7 @@ class Run:
                 return CaptureFile(files, path, expression)
             live = Live(files, self.args.i, expression or DEFAULT_FILTER, RECEIVE_BUFFER_BYTES)
         if said := drop_privileges(None, None):
-            complain("info", said)
+            print_message("info", said)
         tell(f"Reading HTTP on {printable(live.interface)}... Press Ctrl+C to stop.")
         return live
 
@@ -1644,7 +1663,7 @@ class Run:
     def write(self, lines: Generator[str]) -> None:
         har, between = self.args.format == "har", ""
         flush = not self.args.files or not all(map(os.path.isfile, self.args.files))
-        with writing():
+        with output_errors():
             print(HAR_BEGIN if har else "", end="")
             with contextlib.suppress(KeyboardInterrupt), contextlib.closing(lines):
                 for line in itertools.islice(lines, self.args.c):
@@ -1670,10 +1689,8 @@ def job(args: argparse.Namespace, folder: str, path: str) -> tuple[str, Summary,
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    reserve_standard_descriptors()
     args = parse_args(argv)
-    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # subtle: a closed standard descriptor would become the capture's own
-    os.close(spare)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a letter
     logging.basicConfig(format=f"{PROGRAM}: info: %(message)s", level=logging.INFO)

@@ -10,21 +10,11 @@
 a line needs, at tens of thousands of packets a second; it looks up no names and puts no streams together.
 
 examples:
-  sudo python sniff.py                        the default interface, until Ctrl+C
-  sudo python sniff.py -i any -c 10 port 53   ten packets to or from port 53, on every interface
-  sudo python sniff.py -w out.pcap --print    keep them in a file, and show them, too
+  sudo python sniff.py                        until Ctrl+C
+  sudo python sniff.py -i any -c 10 port 53   ten packets of port 53
+  sudo python sniff.py -w out.pcap --print    write them to a file, too
   python sniff.py -r out.pcap --json 'tcp[tcpflags] & tcp-syn != 0'
-  sudo python sniff.py --top                  protocols, addresses and conversations by their bytes
-
-with --json, each line has time (epoch seconds), proto and length; where there are such, src, dst, sport, dport,
-flags, info, vlan (several tags: a list), fragment (its offset), interface; and true in truncated or malformed.
-
-what the ten-line version gets wrong:
-  It loses most packets and does not say so: dissecting all of each one, it manages a few thousand a second.
-  It is blind to IPv6, to ARP, and to whatever else it did not ask for by name.
-  It keeps every packet in memory, until there is none left.
-  It runs as root to the end, with a parser for hundreds of protocols open to whoever sends a packet.
-  It prints what the wire says: an escape sequence in a packet reaches the terminal.
+  sudo python sniff.py --top                  tables of traffic by bytes
 """
 
 import argparse
@@ -44,6 +34,7 @@ import socket
 import stat
 import struct
 import sys
+import textwrap
 import time
 import zlib
 from collections import defaultdict
@@ -53,6 +44,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 __all__ = ["CaptureError", "Packet", "capture", "decode", "read"]
+__version__ = "2.0.0"
 
 PROGRAM = os.path.basename(__file__)
 MAX_FRAME_BYTES, MAX_BLOCK_BYTES = 262_144, 1 << 24  # of a file: a longer frame, as in libpcap, or block is damage
@@ -109,6 +101,12 @@ DOTS = bytes(byte if 32 <= byte < 127 else ord(".") for byte in range(256))
 
 Found = dict[str, Any]  # what is known of a packet: the names are Packet's
 Record = tuple[int, int, int, str | None, bytes]  # time in ns, length on the wire, link type, interface, frame
+
+NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
+# Control characters, separators of lines and paragraphs, bidirectional controls, surrogates, the byte order mark.
+UNPRINTABLE = re.compile(
+    f"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff{NONCHARACTERS}]+"
+)
 
 
 class CaptureError(Exception):
@@ -333,8 +331,8 @@ def format_address(address: tuple[Any, ...]) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped that could steer a terminal or forge a line."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    """Return the text with every character escaped that could control a terminal or forge a line."""
+    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def to_json(record: Record, found: Found) -> str:
@@ -812,31 +810,50 @@ def drop_privileges(user: str | None, output: int | None) -> str:
 # The command line.
 
 
-def complain(level: str, message: str) -> None:
+def reserve_standard_descriptors() -> None:
+    """Open /dev/null on every closed descriptor of 0 to 2, so that no socket or file gets that number."""
+    descriptor = 0
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDONLY)  # Writing to a closed standard output remains an error.
+    os.close(descriptor)
+
+
+def print_message(level: str, message: str) -> None:
+    """Print a message to standard error, after the name of the program."""
     if sys.stderr:
         with contextlib.suppress(OSError):
             print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def writing() -> Iterator[None]:
-    """Around output: a closed pipe ends the program quietly, a full disk with one line."""
+def output_errors() -> Iterator[None]:
+    """Handle errors of standard output: exit quietly on a closed pipe, print one error line on a full disk."""
     try:
         yield
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # The buffered output would fail again at exit.
         if isinstance(error, BrokenPipeError):
             sys.exit(0)
-        complain("error", f"cannot write the output: {error.strerror}")
+        print_message("error", f"cannot write the output: {error.strerror}")
         sys.exit(1)
 
 
-def number(kind: type[float], low: float, high: float, text: str) -> float:
-    """With all but `text` bound, an argparse type: an int or a float from `low` to `high`."""
+def bounded(kind: type[float], low: float, high: float, text: str) -> float:
+    """Return the number in `text`, which must be from `low` to `high`: an argparse type, once these are bound."""
     with contextlib.suppress(ValueError):
         if low <= kind(text) <= high:
             return kind(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
+
+
+def new_parser() -> argparse.ArgumentParser:
+    """Return a parser whose --help prints the module's docstring, wrapped to the terminal, and the examples."""
+    summary, _, examples = (__doc__ or "").partition("\n\n")
+    description = textwrap.fill(" ".join(summary.split()), shutil.get_terminal_size().columns - 2)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(PROGRAM, description=description, epilog=examples, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
 
 
 SWITCHES = {
@@ -850,13 +867,11 @@ SWITCHES = {
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    summary, _, details = (__doc__ or "").partition("\n\n")
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
-    add, seconds = parser.add_argument, partial(number, float, 0.01, 86_400)
+    parser = new_parser()
+    add, seconds = parser.add_argument, partial(bounded, float, 0.01, 86_400)
     add("-i", metavar="IFACE", help="the interface, or any (the default route's)")
     add("-r", metavar="FILE", help="read a capture file instead; - is standard input")
-    add("-c", type=partial(number, int, 1, sys.maxsize), metavar="COUNT", help="stop after so many packets")
+    add("-c", type=partial(bounded, int, 1, sys.maxsize), metavar="COUNT", help="stop after so many packets")
     add("--duration", type=seconds, metavar="SECONDS", help="stop after so many seconds")
     add("-w", metavar="FILE", help="write the packets to a pcap file; - is standard output")
     for flag, text in SWITCHES.items():
@@ -864,7 +879,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     dumps = parser.add_mutually_exclusive_group()
     dumps.add_argument("-x", action="store_true", help="below each line, the frame in hex and ASCII")
     dumps.add_argument("-A", action="store_true", help="below each line, the frame as text")
-    add("--buffer", type=partial(number, int, 1, 1023), default=32, metavar="MIB", help="of the kernel (%(default)s)")
+    add("--buffer", type=partial(bounded, int, 1, 1023), default=32, metavar="MIB", help="of the kernel (%(default)s)")
     add("--user", metavar="NAME", help="whom to become once all is open (with sudo: who called it)")
     add("filter", nargs="*", metavar="FILTER", help="a BPF expression, as in pcap-filter(7)")
     args = parser.parse_args(argv)
@@ -944,17 +959,17 @@ class Output:
             for record, found in known:
                 self._top.add(found, record[1])
         if self._lines and batch:
-            with writing():
+            with output_errors():
                 print("".join([self._show(*each) for each in known]), end="", flush=True)
 
     def _warn(self, now: float) -> None:
         if now - self._warned_at >= 3 and (drops := self._source.drops()) > self._drops:
             self._warned_at, self._drops = now, drops
-            complain("warning", f"the kernel dropped {drops} packets so far: a filter, -w or --buffer may help")
+            print_message("warning", f"the kernel dropped {drops} packets so far: a filter, -w or --buffer may help")
 
     def _draw(self) -> None:
         if self._top:
-            with writing():
+            with output_errors():
                 start = "\x1b[H\x1b[J" if self._refreshes else ""
                 print(start + self._top.table(shutil.get_terminal_size()), flush=True)
 
@@ -977,10 +992,12 @@ def run(args: argparse.Namespace) -> None:
         if writer:
             writer.write([], source.linktype, source.nano)  # the header: a file without packets is one, too
         if args.v:
-            complain("info", "-v dissects every field of every packet: slow" + ", and packets may be lost" * bool(live))
+            print_message(
+                "info", "-v dissects every field of every packet: slow" + ", and packets may be lost" * bool(live)
+            )
             as_dissected(RAW, b"")  # loads scapy while it may be read
         if said := drop_privileges(args.user, writer.file.fileno() if writer and args.w != "-" else None):
-            complain("info", said)
+            print_message("info", said)
         if live:
             tell(f"Starting packet capture on {printable(live.interface)}... Press Ctrl+C to stop.")
         Output(args, source, writer).run(stop)
@@ -989,16 +1006,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    reserve_standard_descriptors()
     args = parse_args(argv)
-    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # subtle: a closed standard descriptor would become the capture's own
-    os.close(spare)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a letter
     logging.getLogger("scapy.runtime").setLevel(logging.CRITICAL)  # what fails, is said here
     try:
         if args.D:
-            with writing():
+            with output_errors():
                 list_interfaces()
         else:
             run(args)
@@ -1006,11 +1021,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, BrokenPipeError):
         return 0  # what was to be read or done is not needed any more: a signal, or -w - | head
     except ImportError:
-        complain("error", "it needs scapy: pip install scapy")
+        print_message("error", "it needs scapy: pip install scapy")
     except CaptureError as error:
-        complain("error", printable(f"{args.r}: {error}" if args.r else str(error)))
+        print_message("error", printable(f"{args.r}: {error}" if args.r else str(error)))
     except OSError as error:
-        complain("error", printable(f"{error.filename or f'cannot write {args.w}'}: {error.strerror}"))
+        print_message("error", printable(f"{error.filename or f'cannot write {args.w}'}: {error.strerror}"))
     return 1
 
 

@@ -5,31 +5,31 @@
 # ///
 # SPDX-FileCopyrightText: 2026 the netscripts authors
 # SPDX-License-Identifier: 0BSD
-"""Connect to a TCP server and show all that it sends until it closes, after sending it something if asked to.
-It shows bytes as text, or with --raw passes them on as they are; it speaks no protocol on top of them.
+"""Connect to a TCP server, send it text or standard input if asked to, and print everything that it sends, line by
+line as it arrives, until it closes the connection. The client moves bytes; it implements no protocol on top of TCP.
 
 examples:
-  python tcp_client.py                          read the greeting of localhost:12345
-  python tcp_client.py --wait 5                 the same, from a server that may still be starting
-  python tcp_client.py --send 'hello'           send, half-close, read the answer
-  python tcp_client.py --raw --send - <in >out  bytes through a server, both ways at once
-  python tcp_client.py --host example.com --port 443 --tls --send $'HEAD / HTTP/1.0\\r\\n\\r\\n'
-
-what the ten-line version gets wrong:
-  It takes one recv() for one message: TCP is a stream, and the rest of the answer is lost.
-  It decodes each piece by itself: a character that two segments share breaks it.
-  It waits forever for a server that says nothing, and fills memory for one that never stops.
-  It sends everything before it reads: once the buffers on the way are full, both sides wait for each other.
-  It prints what the peer says: an escape sequence in it reaches the terminal.
+  python tcp_client.py                    print the greeting of localhost:12345
+  python tcp_client.py --wait 5           wait for a server that is starting
+  python tcp_client.py --send 'hello'     send, half-close, print the answer
+  python tcp_client.py localhost 8000 --send -     send lines as you type them
+  python tcp_client.py --raw --send - <in >out     copy bytes in both directions
+  python tcp_client.py example.com 443 --tls --send $'HEAD / HTTP/1.0\\r\\n\\r\\n'
 """
 
 import argparse
 import contextlib
+import errno
 import io
+import logging
 import os
+import re
+import selectors
+import shutil
 import socket
 import ssl
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -37,151 +37,176 @@ from functools import partial
 from typing import Any
 
 __all__ = ["ReceiveError", "receive", "stream"]
+__version__ = "2.0.0"
+
+log = logging.getLogger(__name__)
 
 PROGRAM = os.path.basename(__file__)
-READ_BYTES = 65_536  # one recv(): enough for the fastest peer
-MAX_BYTES = 1_048_576  # of an answer shown as text; more is no message, and nobody reads it
-RETRY_S = 0.1  # between attempts at a server that is not there yet
+READ_BYTES = 65_536  # size of one recv()
+MAX_BYTES = 1_048_576  # default limit of an answer that is printed as text
+ATTEMPT_DELAY_S = 0.25  # head start of an address before the next one is tried (RFC 8305 section 5)
+RETRY_S = 0.1  # pause between two attempts to reach a server that refuses connections
 DAY_S = 86_400.0
+NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
+# Control characters, separators of lines and paragraphs, bidirectional controls, surrogates, the byte order mark.
+UNPRINTABLE = re.compile(
+    f"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff{NONCHARACTERS}]+"
+)
 
 
 class ReceiveError(OSError):
-    """The exchange failed; the cause is chained, and `received` holds what came before."""
+    """The exchange failed. The cause is chained; `received` holds the bytes that arrived before the failure."""
 
     received = b""
 
 
-class Plain:
-    """What crosses the wire without TLS: the bytes themselves."""
+class Connection:
+    """A TCP connection with or without TLS. One thread may send while another receives, unlike with ssl.SSLSocket."""
 
-    ended = False  # the peer has said all it has to say
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext | None, host: str) -> None:
+        self._sock = sock
+        self._lock = threading.Lock()
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls: ssl.SSLObject | None = None
+        if context:
+            name, _, _scope = host.partition("%")
+            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self._ended = False  # The server has finished sending.
+        self._awaits_input = self._half_closed = False
+        self._sent_bytes, self._sent_at = 0, time.monotonic()
+        self._failure: OSError | None = None  # The error of the sending thread.
 
-    def seal(self, data: bytes) -> bytes:
-        return data
+    def exchange(self, source: Iterable[bytes] | None, half_close: bool, timeout_s: float) -> Iterator[bytes]:
+        """Yield what the server sends until it closes, while a thread sends what `source` yields."""
+        answer = self._shake_hands()
+        if source is not None:  # A read of standard input that never returns must not delay the exit: daemon.
+            threading.Thread(target=self._send_from, args=(source, half_close), daemon=True).start()
+        answered = False
+        while True:
+            answered = answered or bool(answer)
+            yield from answer
+            if self._ended:
+                break
+            try:
+                answer = self._receive()
+            except TimeoutError:
+                answer = []
+                if not self._awaits_input and time.monotonic() - self._sent_at >= timeout_s:
+                    raise
+        if isinstance(self._failure, ConnectionResetError):
+            raise self._failure  # Only the first call after a reset reports it; recv() then returns an ordinary end.
+        if self._sent_bytes and self._half_closed and not answered:
+            log.warning("the server closed the connection without an answer; try --no-shutdown")
+        with contextlib.suppress(OSError):
+            self._send_close_notify()
 
-    def end(self) -> bytes:
-        return b""
+    def _shake_hands(self) -> list[bytes]:
+        """Complete the TLS handshake, if any, and return the data that arrived with its end."""
+        received = self._decrypt(b"")
+        while self._tls and not self._tls.version():
+            self._send(self._outgoing.read())
+            received = self._receive()
+        self._send(self._outgoing.read())
+        return received
 
-    def unseal(self, wire: bytes | None) -> list[bytes]:
-        """What the peer says in what the socket gave: b"" when the peer has closed, None before the first recv()."""
-        self.ended = wire == b""
+    def _receive(self) -> list[bytes]:
+        wire = self._sock.recv(READ_BYTES)
+        if self._tls and not wire:  # Without close_notify, an attacker may have cut the data (RFC 8446 section 6.1).
+            raise ssl.SSLEOFError if self._tls.version() else ConnectionResetError
+        self._ended = not wire
+        if self._tls:
+            return self._decrypt(wire)
         return [wire] if wire else []
 
+    def _decrypt(self, wire: bytes) -> list[bytes]:
+        data = []
+        with self._lock, contextlib.suppress(ssl.SSLWantReadError):
+            self._incoming.write(wire)
+            with contextlib.suppress(ssl.SSLZeroReturnError):
+                while self._tls and (piece := self._tls.read(READ_BYTES)):
+                    data.append(piece)
+            self._ended = self._tls is not None  # by close_notify
+        return data
 
-class TLS(Plain):
-    """TLS from bytes to bytes, for two threads: SSLSocket is not safe for that, and cannot half-close either."""
+    def _send_from(self, source: Iterable[bytes], half_close: bool) -> None:
+        try:
+            self._awaits_input = True
+            for data in source:
+                self._awaits_input = False
+                self._send(self._encrypt(data))
+                self._sent_bytes += len(data)
+                self._awaits_input = True
+            # In TLS 1.2, close_notify ends both directions (RFC 5246 section 7.2.1).
+            if half_close and (not self._tls or self._tls.version() == "TLSv1.3"):
+                self._half_closed = True
+                self._send_close_notify()
+                self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self._failure = error
+        finally:
+            self._awaits_input = False
 
-    def __init__(self, context: ssl.SSLContext, host: str) -> None:
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
-        self._lock = threading.Lock()
-
-    def handshake(self, sock: socket.socket) -> None:
-        """Raises ssl.SSLError (for a bad certificate ssl.SSLCertVerificationError) and what sockets raise."""
-        while True:
-            try:
-                self._tls.do_handshake()
-                return sock.sendall(self._outgoing.read())
-            except ssl.SSLWantReadError:
-                sock.sendall(self._outgoing.read())
-                self._feed(sock.recv(READ_BYTES))
-
-    def seal(self, data: bytes) -> bytes:
+    def _encrypt(self, data: bytes) -> bytes:
+        if not self._tls:
+            return data
         with self._lock:
             self._tls.write(data)
             return self._outgoing.read()
 
-    def end(self) -> bytes:
-        """A close_notify, TLS's half-close (RFC 8446 section 6.1)."""
-        with self._lock:
-            with contextlib.suppress(ssl.SSLWantReadError):  # the peer's own may come much later
+    def _send_close_notify(self) -> None:
+        if self._tls:
+            with self._lock, contextlib.suppress(ssl.SSLError):  # unwrap() also waits for the server's close_notify.
                 self._tls.unwrap()
-            return self._outgoing.read()
-
-    def unseal(self, wire: bytes | None) -> list[bytes]:
-        said = []
-        with self._lock, contextlib.suppress(ssl.SSLWantReadError):  # subtle: in one go, unwrap() fails on unread data
-            self._feed(wire)
-            with contextlib.suppress(ssl.SSLZeroReturnError):
-                while data := self._tls.read(READ_BYTES):
-                    said.append(data)
-            self.ended = True
-        return said
-
-    def _feed(self, wire: bytes | None) -> None:
-        if wire:
-            self._incoming.write(wire)
-        elif wire is not None:
-            self._incoming.write_eof()  # without a close_notify before it, the next read raises
-
-
-class Sender(threading.Thread):
-    """Sends what `source` yields, then half-closes, in a thread of its own: the answer must be read meanwhile."""
-
-    def __init__(self, sock: socket.socket, channel: Plain, source: Iterable[bytes]) -> None:
-        super().__init__(daemon=True)  # nobody waits for a standard input that never ends
-        self._sock, self._channel, self._source = sock, channel, source
-        self.waiting = True  # for the source: the peer need not say anything
-        self.sent_at = time.monotonic()
-        self.failure: OSError | None = None
-
-    def run(self) -> None:
-        try:
-            for data in self._source:
-                self.waiting = False
-                self._send(self._channel.seal(data))
-                self.waiting = True
-            self.waiting = False
-            self._send(self._channel.end())
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            self.failure, self.waiting = error, False
+            self._send(self._outgoing.read())
 
     def _send(self, wire: bytes) -> None:
-        while wire:  # subtle: sendall() has one timeout for all of it, and a peer that reads slowly is not silent
+        while wire:  # sendall() has one timeout for all of its data; a slow reader is not a silent one.
             wire = wire[self._sock.send(wire) :]
-            self.sent_at = time.monotonic()
-
-
-def talk(sock: socket.socket, channel: Plain, sender: Sender | None, timeout_s: float) -> Iterator[bytes]:
-    """Yield what the peer says until it closes, sending meanwhile."""
-    yield from channel.unseal(None)
-    if sender:
-        sender.start()
-    while not channel.ended:
-        try:
-            wire = sock.recv(READ_BYTES)
-        except TimeoutError:
-            if sender and (sender.waiting or time.monotonic() - sender.sent_at < timeout_s):
-                continue
-            raise
-        yield from channel.unseal(wire)
-    if sender and isinstance(sender.failure, ConnectionResetError):
-        raise sender.failure  # subtle: the first call to meet a reset clears it, and the other sees a plain end
+            self._sent_at = time.monotonic()
 
 
 def connect(host: str, port: int, timeout_s: float, wait_s: float) -> socket.socket:
-    """A connection to the first address of `host` that answers; while it refuses, try again for `wait_s`."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    """Return a connection to `host`. While it refuses connections, try again for `wait_s` seconds."""
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    # IPv6 and IPv4 take turns (RFC 8305 section 4): an address is sorted by its position within its family.
+    by_turns = sorted(addresses, key=lambda one: [other for other in addresses if other[0] == one[0]].index(one))
     retry_until = time.monotonic() + wait_s
     while True:
-        failures = []
-        for family, _, _, _, target in found:
-            with contextlib.ExitStack() as unless_connected:
-                try:
-                    sock = unless_connected.enter_context(socket.socket(family, socket.SOCK_STREAM))
-                    sock.settimeout(timeout_s / len(found))  # a dead address leaves time for the next one
-                    sock.connect(target)
-                except OSError as error:
-                    failures.append(error)
-                else:
-                    sock.settimeout(timeout_s)
-                    unless_connected.pop_all()
-                    return sock
-        failures.sort(key=lambda error: not isinstance(error, ConnectionRefusedError))
-        if not isinstance(failures[0], ConnectionRefusedError) or time.monotonic() >= retry_until:
-            raise failures[0]
+        try:
+            return connect_first(by_turns, timeout_s)
+        except ConnectionRefusedError:
+            if time.monotonic() >= retry_until:
+                raise
         time.sleep(RETRY_S)
+
+
+def connect_first(addresses: Iterable[tuple[Any, ...]], timeout_s: float) -> socket.socket:
+    """Return a connection to the address that answers first: Happy Eyeballs (RFC 8305 section 5)."""
+    deadline = time.monotonic() + timeout_s
+    waiting, failures = list(addresses), []
+    with selectors.DefaultSelector() as attempts, contextlib.ExitStack() as cleanup:
+        while waiting or attempts.get_map():
+            try:
+                if waiting:
+                    family, kind, _, _, address = waiting.pop(0)
+                    sock: socket.socket = cleanup.enter_context(socket.socket(family, kind))
+                    sock.setblocking(False)
+                    with contextlib.suppress(BlockingIOError):
+                        sock.connect(address)
+                    attempts.register(sock, selectors.EVENT_WRITE, sock)
+                for key, _ in attempts.select(max(0.0, min(ATTEMPT_DELAY_S, deadline - time.monotonic()))):
+                    sock = attempts.unregister(key.fileobj).data
+                    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    if code:
+                        raise OSError(code, os.strerror(code))
+                    winner = sock.dup()  # The original is closed together with the other attempts.
+                    winner.settimeout(timeout_s)
+                    return winner
+            except OSError as error:
+                failures.append(error)
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+    raise min(failures, key=lambda error: not isinstance(error, ConnectionRefusedError))
 
 
 def stream(
@@ -189,36 +214,34 @@ def stream(
     port: int,
     *,
     send: bytes | Iterable[bytes] | None = None,
+    half_close: bool = True,
     timeout_s: float = 10.0,
     wait_s: float = 0.0,
     max_bytes: int | None = None,
     ssl_context: ssl.SSLContext | None = None,
 ) -> Generator[bytes, None, None]:
-    """Connect, and yield what the server sends, as it comes, until it closes.
+    """Connect to a server, and yield what it sends, as it arrives, until it closes the connection.
 
-    send: bytes, or what yields them; after the last the connection is half-closed. None leaves it open.
-    timeout_s: to connect, and for each silence of the server (not while `send` is still waited for).
-    wait_s: how long to try again while the connection is refused. ssl_context: a client's, for TLS.
-    Raises OSError: socket.gaierror, TimeoutError, ConnectionError, ssl.SSLError; and after `max_bytes`.
+    send, half_close: bytes, or an iterable of bytes; shut down the sending side after them (not with TLS 1.2 or older).
+    timeout_s: limit for connecting, and for each silence of the server while no input is awaited.
+    wait_s, ssl_context: how long to try again while the server refuses connections; a context of a client, for TLS.
+    Raises OSError (socket.gaierror, TimeoutError, ConnectionError, ssl.SSLError), also after more than max_bytes.
     """
     with connect(host, port, timeout_s, wait_s) as sock:
-        channel = Plain()
-        if ssl_context:
-            channel = TLS(ssl_context, host)
-            channel.handshake(sock)
         source = [send] if isinstance(send, bytes) else send
-        sender = None if source is None else Sender(sock, channel, source)
-        left = max_bytes
-        for data in talk(sock, channel, sender, timeout_s):
-            yield data if left is None else data[:left]
-            if left is not None and (left := left - len(data)) < 0:
+        received_bytes = 0
+        for data in Connection(sock, ssl_context, host).exchange(source, half_close, timeout_s):
+            if max_bytes is not None and received_bytes + len(data) > max_bytes:
+                yield data[: max_bytes - received_bytes]
                 raise OSError(f"the answer is longer than {max_bytes:,} bytes (--max-bytes)")
+            received_bytes += len(data)
+            yield data
 
 
 def receive(host: str, port: int, *, max_bytes: int = MAX_BYTES, **options: Any) -> bytes:
-    """All that the server sends until it closes. Options as for stream().
+    """Return everything that the server sends until it closes. The options are those of stream().
 
-    Raises ReceiveError, which has what came until then, for every cause that stream() has.
+    Raises ReceiveError, with the bytes that arrived before, where stream() raises OSError.
     """
     received = bytearray()
     try:
@@ -232,105 +255,148 @@ def receive(host: str, port: int, *, max_bytes: int = MAX_BYTES, **options: Any)
 
 
 def explain(error: Exception) -> str:
-    """The cause in a few words."""
+    """Return what happened and what the user can do about it."""
     match error:
-        case socket.gaierror():
-            return "unknown host"
+        case socket.gaierror(errno=socket.EAI_AGAIN):
+            return "the name cannot be looked up for now; check the network connection, or try again"
+        case socket.gaierror() | UnicodeError():
+            return "unknown host; check the spelling of the name"
         case ssl.SSLCertVerificationError():
             return f"its certificate is not trusted: {error.verify_message} (--ca, --insecure)"
+        case ssl.SSLEOFError():
+            return "TLS failed: the server sent no close_notify, so the answer may be incomplete; try again"
         case ssl.SSLError():
-            return f"TLS failed: {error.reason or error}"
+            return f"TLS failed: {error.reason or error}; does this port use TLS?"
         case TimeoutError():
-            return "no answer in time (--timeout)"
+            return "no answer in time; is this the right port? (--timeout)"
         case ConnectionRefusedError():
-            return "connection refused; is the server running?"
-    return getattr(error, "strerror", None) or str(error) or "the connection was lost"
+            return "connection refused; is the server running, and is this its port?"
+        case ConnectionError() | OSError(errno=errno.ENOTCONN):
+            return "connection reset: the server closed it early; its log may contain the reason"
+        case OSError(errno=errno.EADDRNOTAVAIL):
+            return "no local port is free; use fewer connections, or wait a minute until the used ports are free"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped that could steer a terminal or forge a line."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    """Return the text with every character escaped that could control a terminal or forge a line."""
+    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def complain(level: str, message: str) -> None:
+def reserve_standard_descriptors() -> None:
+    """Open /dev/null on every closed descriptor of 0 to 2, so that no socket or file gets that number."""
+    descriptor = 0
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDONLY)  # Writing to a closed standard output remains an error.
+    os.close(descriptor)
+
+
+def print_message(level: str, message: str) -> None:
+    """Print a message to standard error, after the name of the program."""
     if sys.stderr:
         with contextlib.suppress(OSError):
             print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def writing() -> Iterator[None]:
-    """Around output: a closed pipe ends the program quietly, a full disk with one line."""
+def output_errors() -> Iterator[None]:
+    """Handle errors of standard output: exit quietly on a closed pipe, print one error line on a full disk."""
     try:
         yield
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # The buffered output would fail again at exit.
         if isinstance(error, BrokenPipeError):
             sys.exit(0)
-        complain("error", f"cannot write the output: {error.strerror}")
+        print_message("error", f"cannot write the output: {error.strerror}")
         sys.exit(1)
 
 
-def show(chunks: Iterable[bytes]) -> None:
-    """Print everything as one line of text; what came before a failure, too."""
-    received, complete = bytearray(), False
+def print_lines(chunks: Iterable[bytes]) -> None:
+    """Print each line as soon as LF or CRLF completes it; print an incomplete line at the end, or after a failure."""
+    line = bytearray()
+    printed = complete = False
     try:
         for data in chunks:
-            received += data
+            first, *others = data.split(b"\n")
+            line += first
+            for other in others:
+                print_received(line.removesuffix(b"\r"))
+                line, printed = bytearray(other), True
+            with output_errors():
+                print(end="", flush=True)
         complete = True
     finally:
-        if received or complete:
-            with writing():
-                print("Received:", printable(received.decode("utf-8", "backslashreplace")), flush=True)
+        if line or (complete and not printed):
+            print_received(line, flush=True)
 
 
-def pass_on(chunks: Iterable[bytes]) -> None:
-    """Write the bytes to stdout unchanged, as they come."""
+def print_received(line: bytearray, flush: bool = False) -> None:
+    with output_errors():
+        print("Received:", printable(line.decode("utf-8", "backslashreplace")), flush=flush)
+
+
+def copy_bytes(chunks: Iterable[bytes]) -> None:
+    """Write the bytes to standard output unchanged, as they arrive."""
     for data in chunks:
-        with writing(), open(1, "wb", closefd=False) as output:
+        with output_errors(), open(1, "wb", closefd=False) as output:
             output.write(data)
 
 
-def read_stdin() -> Iterator[bytes]:
-    """Subtle: os.read() gives what is there and takes no lock, on which a waiting sys.stdin would hang the exit."""
-    while data := os.read(0, READ_BYTES):
-        yield data
-
-
-def number(kind: type[float], low: float, high: float, text: str) -> float:
-    """With all but `text` bound, an argparse type: an int or a float from `low` to `high`."""
+def bounded(kind: type[float], low: float, high: float, text: str) -> float:
+    """Return the number in `text`, which must be from `low` to `high`: an argparse type, once these are bound."""
     with contextlib.suppress(ValueError):
         if low <= kind(text) <= high:
             return kind(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    summary, _, details = (__doc__ or "").partition("\n\n")
+def new_parser() -> argparse.ArgumentParser:
+    """Return a parser whose --help prints the module's docstring, wrapped to the terminal, and the examples."""
+    summary, _, examples = (__doc__ or "").partition("\n\n")
+    description = textwrap.fill(" ".join(summary.split()), shutil.get_terminal_size().columns - 2)
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
-    add, seconds = parser.add_argument, partial(number, float, 0.01, DAY_S)
-    seconds_or_0 = partial(number, float, 0, DAY_S)
-    add("--host", default="localhost", help="name or address of the server (%(default)s)")
-    add("--port", type=partial(number, int, 1, 65_535), default=12345, help="port of the server (%(default)s)")
-    add("--send", metavar="TEXT", help="send TEXT, or with - standard input, then half-close")
-    add("--timeout", type=seconds, default=10.0, metavar="S", help="seconds to connect, and of silence (%(default)g)")
-    add("--wait", type=seconds_or_0, default=0.0, metavar="S", help="seconds to retry while refused (%(default)g)")
-    limit = f"stop after so many ({MAX_BYTES}, with --raw no limit)"
-    add("--max-bytes", type=partial(number, int, 1, sys.maxsize), metavar="N", help=limit)
-    add("--raw", action="store_true", help="pass the bytes on to stdout, unchanged, as they come")
-    add("--tls", action="store_true", help="speak TLS, and check the server's certificate")
-    add("--ca", metavar="FILE", help="trust these certificates (PEM) instead of the system's")
-    add("--insecure", action="store_true", help="do not check the certificate: for tests only")
-    args = parser.parse_args(argv)
+    parser = argparse.ArgumentParser(PROGRAM, description=description, epilog=examples, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = new_parser()
+    server = parser.add_argument_group("server").add_argument
+    server("address", nargs="*", metavar="HOST PORT", help="the same as --host HOST --port PORT")
+    server("--host", default="localhost", help="name or address of the server (default: %(default)s)")
+    server("-p", "--port", type=partial(bounded, int, 1, 65_535), default=12345, help="its port (default: %(default)s)")
+    server(
+        "--wait",
+        type=partial(bounded, float, 0, DAY_S),
+        default=0.0,
+        metavar="S",
+        help="try for S seconds while the server refuses",
+    )
+    timeout = "limit for connecting, and for each silence of the server (default: %(default)g seconds)"
+    server("--timeout", type=partial(bounded, float, 0.01, DAY_S), default=10.0, metavar="S", help=timeout)
+    data = parser.add_argument_group("data").add_argument
+    data("--send", metavar="TEXT", help="send TEXT (- for standard input), then shut down the sending side")
+    data("--no-shutdown", action="store_true", help="keep the sending side open, which some servers need")
+    data("--raw", action="store_true", help="copy the received bytes to standard output unchanged")
+    data("--max-bytes", type=partial(bounded, int, 1, sys.maxsize), metavar="N", help="limit (default for text: 1 MiB)")
+    tls = parser.add_argument_group("TLS").add_argument
+    tls("--tls", action="store_true", help="use TLS, and check the server's certificate")
+    tls("--ca", metavar="FILE", help="trust the certificates in this PEM file instead of the system's")
+    tls("--insecure", action="store_true", help="do not check the certificate (only for tests)")
+    args = parser.parse_intermixed_args(argv)
+    if len(args.address) > 2:
+        parser.error(f"unexpected argument: {args.address[2]}")
+    if len(args.address) == 2:
+        args.port = parser.parse_args(["--port", args.address[1]]).port
+    args.host = (args.address[0] if args.address else args.host).strip("[]")  # [::1], as in URLs
     if (args.ca or args.insecure) and not args.tls:
-        parser.error("--ca and --insecure go with --tls")
+        parser.error("--ca and --insecure need --tls")
     return args
 
 
-def tls_context(args: argparse.Namespace) -> ssl.SSLContext | None:
-    if not args.tls:
-        return None
+def tls_context(args: argparse.Namespace) -> ssl.SSLContext:
+    """Return the context that the options ask for. Raise OSError if --ca is not a file of certificates."""
     try:
         context = ssl.create_default_context(cafile=args.ca)
     except OSError as error:
@@ -342,20 +408,23 @@ def tls_context(args: argparse.Namespace) -> ssl.SSLContext | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    reserve_standard_descriptors()
     args = parse_args(argv)
+    logging.basicConfig(format=f"{PROGRAM}: warning: %(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a letter
-    limit = args.max_bytes or (None if args.raw else MAX_BYTES)
-    send = read_stdin() if args.send == "-" else args.send and os.fsencode(args.send)
-    limits = {"timeout_s": args.timeout, "wait_s": args.wait, "max_bytes": limit}
+        sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the terminal's encoding lacks
+    # os.read() takes no lock, unlike sys.stdin, on which a waiting thread would delay the exit.
+    send = iter(partial(os.read, 0, READ_BYTES), b"") if args.send == "-" else args.send and os.fsencode(args.send)
+    options = {"send": send, "half_close": not args.no_shutdown, "wait_s": args.wait}
+    limits = {"timeout_s": args.timeout, "max_bytes": args.max_bytes or (None if args.raw else MAX_BYTES)}
     try:
-        context = tls_context(args)
-        with contextlib.closing(stream(args.host, args.port, send=send, ssl_context=context, **limits)) as chunks:
-            (pass_on if args.raw else show)(chunks)
+        context = tls_context(args) if args.tls else None
+        with contextlib.closing(stream(args.host, args.port, ssl_context=context, **options, **limits)) as chunks:
+            (copy_bytes if args.raw else print_lines)(chunks)
     except KeyboardInterrupt:
         return 130
     except (OSError, UnicodeError) as error:
-        complain("error", f"{args.host} port {args.port}: {explain(error)}")
+        print_message("error", f"{args.host} port {args.port}: {explain(error)}")
         return 1
     return 0
 

@@ -5,75 +5,83 @@
 # ///
 # SPDX-FileCopyrightText: 2026 the netscripts authors
 # SPDX-License-Identifier: 0BSD
-"""Show every UDP datagram that arrives and answer `Server received: ` with its bytes; or, with --send, be the
-client that asks. One datagram is one message: nothing is resent, put in order or checked for who sent it.
+"""Print every UDP datagram that arrives, and answer it with `Server received: ` and its bytes. With --send, be a
+client instead: send one datagram and print the answer. The server neither repeats nor orders datagrams, and it does not
+check who sent them.
 
 examples:
-  python udp_server.py                      answer on localhost:12345
-  python udp_server.py --send hi            ask it, and print the answer
-  python udp_server.py --no-reply -q        only receive, and print nothing but the counts at the end
-  python udp_server.py --host '' --port 514 on every interface
-
-what the ten-line version gets wrong:
-  It answers answers: two such servers, and one forged datagram, keep each other busy forever (CVE-2024-2169). Here
-  what begins like an answer, or comes from port 0, is not answered.
-  It dies of one datagram: when that is no UTF-8, or when the answer cannot be sent. Here the bytes are kept as they
-  are, and a failed answer is a warning.
-  It receives 1,024 bytes and loses the rest of a larger datagram without a word.
-  It cannot tell what the kernel threw away while it was busy. Here that is counted.
-  It answers from whatever address the route prefers, which a client that asked another one throws away.
+  python udp_server.py                       answer on localhost:12345
+  python udp_server.py --send hi             send a datagram, print the answer
+  python udp_server.py --no-reply -q         only receive and count
+  python udp_server.py --host '' --port 514  listen on all interfaces
 """
 
 import argparse
+import codecs
 import contextlib
 import errno
 import io
 import logging
 import os
+import queue
+import re
 import selectors
+import shutil
 import signal
 import socket
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 __all__ = ["UDPServer", "acknowledge", "ask"]
+__version__ = "2.0.0"
 
 log = logging.getLogger(__name__)
 
 PROGRAM = os.path.basename(__file__)
 PREFIX = b"Server received: "
-MAX_DATAGRAM_BYTES = 65_535  # what the length field can say; nothing is ever cut off
-CONTROL_BYTES = 256  # of ancillary data: room for one IPV6_PKTINFO, and to spare
-RECEIVE_BUFFER_BYTES = 4_194_304  # asked of the kernel (net.core.rmem_max may allow less): bursts wait, not drop
-BATCH = 256  # datagrams from one socket in a row, before the others have their turn
+MAX_DATAGRAM_BYTES = 65_535  # the largest value of the length field; no datagram is cut
+MAX_SHOWN_BYTES = 1_000  # of a datagram in a log line
+CONTROL_BYTES = 256  # space for the ancillary data of one datagram; IPV6_PKTINFO needs less
+RECEIVE_BUFFER_BYTES = 4_194_304  # asked of the kernel for bursts; net.core.rmem_max may allow less
+BATCH = 256  # datagrams received from one socket before the others get their turn
+MAX_QUEUED_LINES = 10_000  # log lines that wait for a reader of the output; further lines are dropped
+COUNTERS_LEVEL = logging.WARNING + 1  # The counters go to standard error, also with -q.
+FLUSH_S = 0.25  # time to write the last log lines at the end
 DAY_S = 86_400.0
 NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
-# Numbers of Linux that the socket module does not name (ip(7); include/uapi/linux/sock_diag.h).
+# Constants of Linux that the socket module lacks (ip(7); include/uapi/linux/sock_diag.h).
 IP_PKTINFO = 8
 SO_MEMINFO = 55
 SK_MEMINFO_DROPS = 8
 ON_LINUX = sys.platform == "linux"
 
-Address = tuple[Any, ...]  # (host, port), and for IPv6 two numbers more
+NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
+# Control characters, separators of lines and paragraphs, bidirectional controls, surrogates, the byte order mark.
+UNPRINTABLE = re.compile(
+    f"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff{NONCHARACTERS}]+"
+)
+
+Address = tuple[Any, ...]  # (host, port); for IPv6 also flow label and scope
 
 
 def acknowledge(data: bytes, peer: Address) -> bytes | None:
-    """The answer to a datagram: PREFIX and its bytes; none to what may be such an answer itself."""
+    """Return PREFIX and the datagram's bytes. Return None for an answer, or two servers could loop (CVE-2024-2169)."""
     return None if data.startswith(PREFIX) else PREFIX + data
 
 
 class Peer(tuple[Any, ...]):
-    """A sender's socket address, with the ancillary data that makes the answer leave from the address it asked."""
+    """The address of a sender, with the ancillary data that selects the source address of the answer."""
 
     control: list[tuple[int, int, bytes]]
 
 
 class WildcardSocket:
-    """The recvfrom() and sendto() of a socket on every interface, which answer from the address that was asked."""
+    """The recvfrom() and sendto() of a socket on all interfaces. An answer leaves from the address that was asked."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -93,30 +101,26 @@ class WildcardSocket:
 
 
 def answer_from_where_asked(control: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
-    """From a datagram's ancillary data, that for its answer.
+    """Return the ancillary data of an answer, from that of the datagram.
 
-    IPv4: struct in_pktinfo, ip(7). IPv6: struct in6_pktinfo, RFC 3542 section 6.2. Interface 0: as the route says.
+    IPv4: struct in_pktinfo, ip(7). IPv6: struct in6_pktinfo, RFC 3542 section 6.2. Interface 0 means: use the routes.
     """
     for level, kind, info in control:
         if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
             return [(level, kind, bytes(4) + info[4:8] + bytes(4))]
-        if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO) and info[0] != 0xFF:  # not multicast
+        if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO) and info[0] != 0xFF:  # It is not multicast.
             return [(level, kind, info[:16] + bytes(4))]
     return []
 
 
 class UDPServer:
-    """A UDP server in socketserver's words, on every address that a host name has, IPv4 and IPv6.
+    """A UDP server with socketserver's vocabulary. It listens on all addresses of a host name, IPv4 and IPv6.
 
-        with UDPServer(("localhost", 0), lambda data, peer: data.upper()) as server:
-            threading.Thread(target=server.serve_forever).start()
-            ...  # clients send to server.address
-
-    address: (host, port); host '' is every interface, port 0 any free one, the same for all addresses.
-    reply: called with a datagram's bytes and its sender's (host, port, ...); returns the answer, None for none. When
-    it raises, that is logged. Beware of answering answers: see acknowledge().
-    received, dropped: datagrams so far; what the kernel had no room for is known on Linux, when serving is over.
-    Raises OSError when the name has no address (socket.gaierror) or one cannot be bound.
+    address: (host, port). Host '' means all interfaces; port 0 means any free port, the same for all addresses.
+    reply: a function of the datagram's bytes and the sender's (host, port, ...). It returns the answer, or None. If it
+    raises an exception, the exception is logged. It must not answer answers: see acknowledge().
+    received, dropped: counters. The kernel's drops are known on Linux only, after serving has ended.
+    Raises OSError if the name has no address (socket.gaierror) or an address cannot be bound.
     """
 
     def __init__(self, address: Address, reply: Callable[[bytes, Address], bytes | None] = acknowledge) -> None:
@@ -136,7 +140,7 @@ class UDPServer:
         for sock in self._sockets:
             wildcard = ON_LINUX and sock.getsockname()[0] in ("0.0.0.0", "::")
             answering = WildcardSocket(sock) if wildcard else sock
-            self._selector.register(sock, selectors.EVENT_READ, partial(self._take, answering))
+            self._selector.register(sock, selectors.EVENT_READ, partial(self._answer_batch, answering))
 
     def __enter__(self) -> "UDPServer":
         return self
@@ -145,35 +149,35 @@ class UDPServer:
         self.close()
 
     def serve_forever(self) -> None:
-        """Serve until shutdown(), then close the sockets."""
-        with self._serving, contextlib.ExitStack() as after:
-            after.callback(self.close)
-            with contextlib.suppress(ValueError):  # not the main thread, which alone has signals
-                # One that arrives just before select() must end it, too, and on Windows any: it writes a byte.
+        """Serve until shutdown() is called, then close the sockets."""
+        with self._serving, contextlib.ExitStack() as cleanup:
+            cleanup.callback(self.close)
+            with contextlib.suppress(ValueError):  # Only the main thread receives signals.
+                # Without this, a signal just before select() would not end it; on Windows, no signal would.
                 before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-                after.callback(signal.set_wakeup_fd, before)
+                cleanup.callback(signal.set_wakeup_fd, before)
             while not self._stopping:
                 for key, _ in self._selector.select():
                     key.data()
 
     def shutdown(self) -> None:
-        """Let serve_forever() return; does not wait for it. From any thread or signal handler; before serving, too."""
+        """Let serve_forever() return, without waiting for it. Call it from any thread, also before serving."""
         self._stopping = True
-        with contextlib.suppress(OSError):  # full: it is awake; closed: it is over
+        with contextlib.suppress(OSError):  # The buffer is full, or the socket is closed.
             self._waker.send(b"\0")
 
     def close(self) -> None:
-        """Wait for serve_forever() to return, and free the addresses. Not from `reply`."""
+        """Wait for serve_forever() to return, and free the addresses. Do not call it from `reply`."""
         self.shutdown()
-        with self._serving:  # serve_forever() has it already, and comes by at its end
+        with self._serving:  # serve_forever() holds this lock, and calls close() at its end.
             if ON_LINUX and self.dropped is None:
                 self.dropped = sum(count_drops(sock) for sock in self._sockets)
             self._selector.close()
             for sock in (*self._sockets, self._wake_end, self._waker):
                 sock.close()
 
-    def _take(self, sock: Any) -> None:
-        """Answer what has arrived, up to BATCH datagrams. A failure ends the batch; what is left is taken next."""
+    def _answer_batch(self, sock: Any) -> None:
+        """Answer up to BATCH datagrams. An error ends the batch early; the next call continues."""
         receive, send, reply, verbose = sock.recvfrom, sock.sendto, self._reply, log.isEnabledFor(logging.INFO)
         peer: Address = ("", 0)
         try:
@@ -181,31 +185,30 @@ class UDPServer:
                 data, peer = receive(MAX_DATAGRAM_BYTES)
                 self.received += 1
                 if verbose:
-                    text = printable(data.decode("utf-8", "backslashreplace"))
-                    log.info("Received message from %s: %s", format_address(peer), text)
+                    log.info("Received message from %s: %s", format_address(peer), format_datagram(data))
                 answer = reply(data, peer)
                 if answer is not None:
                     send(answer, peer)
         except (BlockingIOError, ConnectionError):
-            pass  # nothing is left; or, on Windows, a former answer found nobody
+            pass  # No datagram is left; or, on Windows, nobody received an earlier answer.
         except OSError as error:
             self._warn(peer, error)
         except Exception:
             log.exception("no answer to %s: the reply function failed", format_address(peer))
 
     def _warn(self, peer: Address, error: OSError) -> None:
-        """Once for each cause: anybody can cause it, at any rate. No system sends to port 0, a forged sender's."""
+        """Warn once for each cause, because any sender can provoke it. Port 0 belongs to a forged sender."""
         if peer[1] and error.errno not in self._warned:
             self._warned.add(error.errno)
             log.warning("cannot answer %s: %s", format_address(peer), error.strerror)
 
 
 def bind_all(address: Address) -> list[socket.socket]:
-    """Sockets on every address of a host name, all on one port. Never SO_REUSEADDR: two servers would share it."""
+    """Return sockets on all addresses of a host name, with the same port. SO_REUSEADDR would let servers share it."""
     host, port = address
     sockets: list[socket.socket] = []
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
-    for family, kind, _, _, target in dict.fromkeys(found):  # a hosts file may say the same twice
+    results = socket.getaddrinfo(host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
+    for family, kind, _, _, target in dict.fromkeys(results):  # A hosts file may contain an address twice.
         sock = None
         try:
             sock = socket.socket(family, kind)
@@ -216,11 +219,11 @@ def bind_all(address: Address) -> list[socket.socket]:
             if sock:
                 sock.close()
             if error.errno in NO_SUCH_FAMILY:
-                continue  # localhost may be ::1, too, on a machine without IPv6
+                continue  # A machine without IPv6 may resolve localhost to ::1, too.
             for sock in sockets:
                 sock.close()
             if sockets and address[1] == 0 and error.errno == errno.EADDRINUSE:
-                return bind_all(address)  # free on one address, not on the other: take another port
+                return bind_all(address)  # The port is free on one address only: choose another port.
             raise
         sockets.append(sock)
         port = sock.getsockname()[1]
@@ -231,142 +234,206 @@ def bind_all(address: Address) -> list[socket.socket]:
 
 def prepare(sock: socket.socket) -> None:
     sock.setblocking(False)
-    with contextlib.suppress(OSError):  # some systems refuse what is over their limit, others lower it
+    with contextlib.suppress(OSError):  # Some systems refuse a size above their limit, others lower it.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has its own socket.
 
 
 def count_drops(sock: socket.socket) -> int:
-    """Datagrams that Linux dropped: the count that SO_RXQ_OVFL attaches to each one, asked for once instead."""
+    """Return how many datagrams Linux dropped because the receive buffer was full."""
     with contextlib.suppress(OSError):
         memory = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 64)
         return int.from_bytes(memory[4 * SK_MEMINFO_DROPS :][:4], sys.byteorder)
     return 0
 
 
-def ask(host: str, port: int, message: bytes, timeout_s: float = 5.0) -> bytes:
-    """Send one datagram and return the answer.
+def ask(host: str, port: int, message: bytes, timeout_s: float = 5.0, *, broadcast: bool = False) -> bytes:
+    """Send one datagram, and return the first answer.
 
-    Raises OSError: socket.gaierror, TimeoutError, ConnectionRefusedError, or what sending raises (too long, no route).
+    broadcast: allow a broadcast address, and accept the answer from any address.
+    Raises OSError: socket.gaierror, TimeoutError, ConnectionRefusedError, or an error of sending (too long, no route).
     """
     for family, kind, _, _, target in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
         with socket.socket(family, kind) as sock:
             sock.settimeout(timeout_s)
             try:
-                sock.connect(target)  # only its answers get through, and a port where nobody is, is told
-                sock.send(message)
+                if broadcast:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+                    sock.sendto(message, target)
+                else:  # The kernel passes only answers of a connected address, and reports its errors.
+                    sock.connect(target)
+                    sock.send(message)
                 return sock.recv(MAX_DATAGRAM_BYTES)
             except TimeoutError:
                 raise
             except OSError as error:
-                failure = error  # the server may be on the next address
+                failure = error  # The server may listen on the next address.
     raise failure
 
 
+def format_datagram(data: bytes) -> str:
+    """Return the text of a datagram, escaped. A long one is cut, and followed by its length."""
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    is_cut = len(data) > MAX_SHOWN_BYTES
+    text = printable(decoder.decode(data[:MAX_SHOWN_BYTES], final=not is_cut))  # It omits an incomplete character.
+    return f"{text[:MAX_SHOWN_BYTES]}... ({len(data):,} bytes)" if is_cut else text
+
+
 def format_address(address: tuple[Any, ...]) -> str:
-    """An address as URLs have it: 127.0.0.1:80, [::1]:80 (RFC 3986 section 3.2.2)."""
+    """Return an address as in URLs: 127.0.0.1:80 or [::1]:80 (RFC 3986 section 3.2.2)."""
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped that could steer a terminal or forge a line."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    """Return the text with every character escaped that could control a terminal or forge a line."""
+    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class Console(logging.Handler):
-    """Events on stdout, a line each; warnings and errors on stderr, after the program's name."""
+    """Print events, and warnings to standard error. A thread writes them, so that an unread output stops no client."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._dropped = 0
+        self._lines: queue.SimpleQueue[tuple[int, str] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write_lines, daemon=True)
+        self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno < logging.WARNING:
-            say(record.getMessage())
+        if self._lines.qsize() >= MAX_QUEUED_LINES:
+            self._dropped += 1
+        elif record.levelno < logging.WARNING:
+            self._lines.put((1, record.getMessage()))
         else:
-            complain(record.levelname.lower(), record.getMessage())
+            self._lines.put((2, f"{PROGRAM}: {record.levelname.lower()}: {record.getMessage()}"))
+
+    def close(self) -> None:
+        """Wait until the lines are written, FLUSH_S at most. logging.shutdown() calls this at the exit."""
+        self._lines.put(None)
+        self._thread.join(FLUSH_S)
+        super().close()
+
+    def _write_lines(self) -> None:
+        for descriptor, line in iter(self._lines.get, None):
+            data = f"{line}\n".encode(getattr(sys.stdout, "encoding", "utf-8"), "backslashreplace")
+            with contextlib.suppress(OSError):  # The disk is full, or the reader has closed the pipe.
+                while data:  # A blocked sys.stdout.write() would hold a lock that the exit needs.
+                    data = data[os.write(descriptor, data) :]
+            if self._dropped and self._lines.empty():
+                log.warning("%d log lines were dropped, because nobody read the output", self._dropped)
+                self._dropped = 0
 
 
-def say(line: str) -> None:
-    """Print to stdout at once; when nobody reads it any more, fall silent."""
-    try:
-        print(line, flush=True)
-    except OSError:  # subtle: the line stays in the buffer, and would fail again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def reserve_standard_descriptors() -> None:
+    """Open /dev/null on every closed descriptor of 0 to 2, so that no socket or file gets that number."""
+    descriptor = 0
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDONLY)  # Writing to a closed standard output remains an error.
+    os.close(descriptor)
 
 
-def complain(level: str, message: str) -> None:
+def print_message(level: str, message: str) -> None:
+    """Print a message to standard error, after the name of the program."""
     if sys.stderr:
         with contextlib.suppress(OSError):
             print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def writing() -> Iterator[None]:
-    """Around output: a closed pipe ends the program quietly, a full disk with one line."""
+def output_errors() -> Iterator[None]:
+    """Handle errors of standard output: exit quietly on a closed pipe, print one error line on a full disk."""
     try:
         yield
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # The buffered output would fail again at exit.
         if isinstance(error, BrokenPipeError):
             sys.exit(0)
-        complain("error", f"cannot write the output: {error.strerror}")
+        print_message("error", f"cannot write the output: {error.strerror}")
         sys.exit(1)
 
 
-def number(kind: type[float], low: float, high: float, text: str) -> float:
-    """With all but `text` bound, an argparse type: an int or a float from `low` to `high`."""
+def bounded(kind: type[float], low: float, high: float, text: str) -> float:
+    """Return the number in `text`, which must be from `low` to `high`: an argparse type, once these are bound."""
     with contextlib.suppress(ValueError):
         if low <= kind(text) <= high:
             return kind(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    summary, _, details = (__doc__ or "").partition("\n\n")
+def new_parser() -> argparse.ArgumentParser:
+    """Return a parser whose --help prints the module's docstring, wrapped to the terminal, and the examples."""
+    summary, _, examples = (__doc__ or "").partition("\n\n")
+    description = textwrap.fill(" ".join(summary.split()), shutil.get_terminal_size().columns - 2)
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
-    add, seconds = parser.add_argument, partial(number, float, 0.01, DAY_S)
-    add("--host", default="localhost", help="name or address; '' is every interface (%(default)s)")
-    add("--port", type=partial(number, int, 0, 65_535), default=12345, help="port; 0 is any free one (%(default)s)")
-    add("--no-reply", action="store_true", help="only receive")
-    add("--send", metavar="TEXT", help="send TEXT to a server, print its answer, exit")
-    add("--timeout", type=seconds, default=5.0, metavar="S", help="seconds for the answer to --send (%(default)g)")
-    add("-q", "--quiet", action="store_true", help="no line for each datagram")
-    return parser.parse_args(argv)
+    parser = argparse.ArgumentParser(PROGRAM, description=description, epilog=examples, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = new_parser()
+    add = parser.add_argument_group("address").add_argument
+    add("--host", default="localhost", help="name or address; '' for all interfaces (default: %(default)s)")
+    port = partial(bounded, int, 0, 65_535)
+    add("-p", "--port", type=port, default=12345, help="port; 0 for any free port (default: %(default)s)")
+    add = parser.add_argument_group("server").add_argument
+    add("--no-reply", action="store_true", help="only receive, and send no answers")
+    add("-q", "--quiet", action="store_true", help="print no line for each datagram")
+    add = parser.add_argument_group("client").add_argument
+    add("--send", metavar="TEXT", help="send TEXT (- for standard input) as one datagram, and print the answer")
+    add("--broadcast", action="store_true", help="allow --send to a broadcast address; print the first answer")
+    seconds = partial(bounded, float, 0.01, DAY_S)
+    add("--timeout", type=seconds, default=5.0, metavar="S", help="seconds to wait for it (default: %(default)g)")
+    args = parser.parse_args(argv)
+    args.host = args.host.strip("[]")  # [::1], as in URLs
+    if args.broadcast and args.send is None:
+        parser.error("--broadcast needs --send")
+    return args
 
 
 def serve(args: argparse.Namespace) -> None:
     reply = (lambda data, peer: None) if args.no_reply else acknowledge
     with UDPServer((args.host, args.port), reply) as server:
-        with contextlib.suppress(ValueError):  # not the main thread, which alone has signals
-            for each in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(each, lambda *_: server.shutdown())
+        with contextlib.suppress(ValueError):  # Only the main thread receives signals.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: server.shutdown())
         for address in server.addresses:
-            say(f"Listening on {format_address(address)}")
+            log.info("Listening on %s", format_address(address))
+        log.setLevel(logging.WARNING if args.quiet else logging.INFO)
         server.serve_forever()
     drops = "" if server.dropped is None else f", dropped by the kernel: {server.dropped}"
-    complain("info", f"datagrams received: {server.received}{drops}")
+    log.log(COUNTERS_LEVEL, "datagrams received: %d%s", server.received, drops)
+
+
+def send(args: argparse.Namespace) -> None:
+    message = os.fsencode(args.send)
+    if args.send == "-":
+        with open(0, "rb", closefd=False) as stdin:
+            message = stdin.read(MAX_DATAGRAM_BYTES + 1)  # Sending one byte too many is an error.
+    answer = ask(args.host, args.port, message, args.timeout, broadcast=args.broadcast)
+    with output_errors():
+        print(printable(answer.decode("utf-8", "backslashreplace")), flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    reserve_standard_descriptors()
     args = parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a letter
-    logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, handlers=[Console()])
-    where, task = format_address((args.host, args.port)), "listen on"
+        sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the terminal's encoding lacks
+    logging.basicConfig(level=logging.INFO, handlers=[Console()])
+    logging.addLevelName(COUNTERS_LEVEL, "INFO")
+    task = "listen on" if args.send is None else "get an answer from"
     try:
-        if args.send is None:
-            serve(args)
-        else:
-            task = "get an answer from"
-            answer = ask(args.host, args.port, os.fsencode(args.send), args.timeout)
-            with writing():
-                print(printable(answer.decode("utf-8", "backslashreplace")), flush=True)
+        (serve if args.send is None else send)(args)
     except KeyboardInterrupt:
         return 130
     except (OSError, UnicodeError) as error:
-        late = isinstance(error, TimeoutError)
-        cause = "no answer in time (--timeout)" if late else getattr(error, "strerror", error)
-        complain("error", f"cannot {task} {where}: {cause}")
+        cause = "no answer in time" if isinstance(error, TimeoutError) else getattr(error, "strerror", None) or error
+        too_long = getattr(error, "errno", None) == errno.EMSGSIZE
+        hint = "send less than 65,508 bytes" if too_long else "check --host and --port, or try again"
+        log.error("cannot %s %s: %s; %s", task, format_address((args.host, args.port)), cause, hint)
         return 1
     return 0
 

@@ -13,12 +13,6 @@ examples:
   python weather.py 'Paris, FR' Tokyo Lima     several cities at once, shown in this order
   python weather.py Oslo --forecast 7          a week, and its temperatures drawn as a curve
   OPENWEATHER_API_KEY=... python weather.py Prague --lang cs --json
-
-what the ten-line version gets wrong:
-  It has no timeout: a server that says nothing keeps it forever.
-  It has its key in clear text: in the source, over http, and in the URL that every error of requests shows.
-  It calls every fault the same, be it the city, the key, the limit, the provider or the network.
-  It takes status 200 for success, and ends in a traceback when the answer says otherwise.
 """
 
 import argparse
@@ -32,6 +26,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import threading
 import time
 import unicodedata
@@ -48,6 +43,7 @@ __all__ = [
     "BadKey", "CityNotFound", "Forecast", "NoNetwork", "OpenMeteo", "OpenWeatherMap", "Place", "Provider",
     "ProviderFailed", "RateLimited", "TooSlow", "Weather", "WeatherError", "get_weather",
 ]  # fmt: skip
+__version__ = "2.0.0"
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +100,12 @@ WMO = {
 LANGUAGES = {"cs": "cz", "ko": "kr", "lv": "la", "nb": "no", "uk": "ua", "zh": "zh_cn", "zh-tw": "zh_tw"}
 LANGUAGES |= {"zh-hk": "zh_tw", "pt-br": "pt_br"}
 Get = Callable[..., Any]  # get(url, **params): the JSON that a provider answers
+
+NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
+# Control characters, separators of lines and paragraphs, bidirectional controls, surrogates, the byte order mark.
+UNPRINTABLE = re.compile(
+    f"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff{NONCHARACTERS}]+"
+)
 
 
 class WeatherError(Exception):
@@ -195,8 +197,8 @@ class Weather:
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped that could steer a terminal or forge a line."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    """Return the text with every character escaped that could control a terminal or forge a line."""
+    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def dig(data: Any, path: str) -> Any:
@@ -649,53 +651,70 @@ def as_json(city: str, result: Weather | WeatherError, provider: Provider) -> st
 # The command line.
 
 
-def complain(level: str, message: str) -> None:
+def reserve_standard_descriptors() -> None:
+    """Open /dev/null on every closed descriptor of 0 to 2, so that no socket or file gets that number."""
+    descriptor = 0
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDONLY)  # Writing to a closed standard output remains an error.
+    os.close(descriptor)
+
+
+def print_message(level: str, message: str) -> None:
+    """Print a message to standard error, after the name of the program."""
     if sys.stderr:
         with contextlib.suppress(OSError):
             print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def writing() -> Iterator[None]:
-    """Around output: a closed pipe ends the program quietly, a full disk with one line."""
+def output_errors() -> Iterator[None]:
+    """Handle errors of standard output: exit quietly on a closed pipe, print one error line on a full disk."""
     try:
         yield
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # The buffered output would fail again at exit.
         if isinstance(error, BrokenPipeError):
             sys.exit(0)
-        complain("error", f"cannot write the output: {error.strerror}")
+        print_message("error", f"cannot write the output: {error.strerror}")
         sys.exit(1)
 
 
-def number(kind: type[float], low: float, high: float, text: str) -> float:
-    """With all but `text` bound, an argparse type: an int or a float from `low` to `high`."""
+def bounded(kind: type[float], low: float, high: float, text: str) -> float:
+    """Return the number in `text`, which must be from `low` to `high`: an argparse type, once these are bound."""
     with contextlib.suppress(ValueError):
         if low <= kind(text) <= high:
             return kind(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
 
 
+def new_parser() -> argparse.ArgumentParser:
+    """Return a parser whose --help prints the module's docstring, wrapped to the terminal, and the examples."""
+    summary, _, examples = (__doc__ or "").partition("\n\n")
+    description = textwrap.fill(" ".join(summary.split()), shutil.get_terminal_size().columns - 2)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(PROGRAM, description=description, epilog=examples, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
 def show_city(city: str, result: Weather | WeatherError, provider: Provider, json_wanted: bool) -> None:
-    with writing():
+    with output_errors():
         if json_wanted:
             print(as_json(city, result, provider), flush=True)
         elif isinstance(result, WeatherError):
-            complain("error", f"{printable(city)}: {result}")
+            print_message("error", f"{printable(city)}: {result}")
         else:
             print(as_text(result), flush=True)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    summary, _, details = (__doc__ or "").partition("\n\n")
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(PROGRAM, description=summary, epilog=details, formatter_class=raw)
-    add, seconds = parser.add_argument, partial(number, float, 0.01, DAY_S)
+    parser = new_parser()
+    add, seconds = parser.add_argument, partial(bounded, float, 0.01, DAY_S)
     add("city", nargs="+", metavar="CITY", help="a city, or 'CITY, COUNTRY' or 'CITY, REGION, COUNTRY'")
     add("--units", choices=UNITS, default="metric", help="°C and m/s, °F and mph, or K and m/s (%(default)s)")
     add("--lang", default="en", metavar="LANG", help="language of names or, by OpenWeatherMap, words (%(default)s)")
     days = "and so many days (%(const)s); at most 16, from OpenWeatherMap 5"
-    add("--forecast", type=partial(number, int, 1, 16), nargs="?", const=5, default=0, metavar="DAYS", help=days)
+    add("--forecast", type=partial(bounded, int, 1, 16), nargs="?", const=5, default=0, metavar="DAYS", help=days)
     add("--provider", choices=["auto", *PROVIDERS], default="auto", help="auto: openweathermap if there is a key")
     add("--api-key", metavar="KEY", help=f"for OpenWeatherMap; others see it here, not in {', '.join(KEY_VARIABLES)}")
     add("--json", action="store_true", help="print a JSON object for each city")
@@ -708,6 +727,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    reserve_standard_descriptors()
     args = parse_args(argv)
     logging.basicConfig(format=f"{PROGRAM}: warning: %(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -716,17 +736,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = 0
     try:
         provider = pick_provider(args.provider, args.api_key, **options)
-        complain("info", f"from {provider.title}: {provider.terms}")
+        print_message("info", f"from {provider.title}: {provider.terms}")
         for city, result in zip(args.city, provider.ask(args.city, args.forecast), strict=True):
             show_city(city, result, provider, args.json)
             status |= isinstance(result, WeatherError)
     except KeyboardInterrupt:
         return 130
     except ImportError:
-        complain("error", "it needs requests: pip install requests")
+        print_message("error", "it needs requests: pip install requests")
         return 1
     except ValueError as error:
-        complain("error", str(error))
+        print_message("error", str(error))
         return 2
     return status
 
