@@ -9,10 +9,9 @@
 print how many succeeded and how long the replies took. The times include the server, the network and this client.
 
 examples:
-  python async_client.py                   send a message to localhost:12345
-  python async_client.py -n 2000 -c 50     2,000 connections, 50 at a time
-  python async_client.py -n 50 -r 400 --json
-                                           400 messages on each of 50 connections
+  python async_client.py                     send a message to localhost:12345
+  python async_client.py -n 2000 -c 50       2,000 connections, 50 at a time
+  python async_client.py -n 50 -r 9 --json   9 messages over each of 50
 """
 
 import argparse

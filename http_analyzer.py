@@ -769,7 +769,7 @@ def ends_of(key: bytes) -> tuple[str, str]:
 
 
 def format_address(address: tuple[Any, ...]) -> str:
-    """An address as URLs have it: 127.0.0.1:80, [::1]:80 (RFC 3986 section 3.2.2)."""
+    """Return an address as in URLs: 127.0.0.1:80 or [::1]:80 (RFC 3986 section 3.2.2)."""
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -32,6 +32,7 @@ import socket
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -50,6 +51,7 @@ RECEIVE_BUFFER_BYTES = 4_194_304  # asked of the kernel for bursts; net.core.rme
 BATCH = 256  # datagrams received from one socket before the others get their turn
 MAX_QUEUED_LINES = 10_000  # log lines that wait for a reader of the output; further lines are dropped
 COUNTERS_LEVEL = logging.WARNING + 1  # The counters go to standard error, also with -q.
+BATCH_S = 0.01  # Log lines are collected for so long, because one write of many lines is cheaper.
 FLUSH_S = 0.25  # time to write the last log lines at the end
 DAY_S = 86_400.0
 NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
@@ -305,9 +307,9 @@ class Console(logging.Handler):
         if self._lines.qsize() >= MAX_QUEUED_LINES:
             self._dropped += 1
         elif record.levelno < logging.WARNING:
-            self._lines.put((1, record.getMessage()))
+            self._lines.put((1, f"{record.getMessage()}\n"))
         else:
-            self._lines.put((2, f"{PROGRAM}: {record.levelname.lower()}: {record.getMessage()}"))
+            self._lines.put((2, f"{PROGRAM}: {record.levelname.lower()}: {record.getMessage()}\n"))
 
     def close(self) -> None:
         """Wait until the lines are written, FLUSH_S at most. logging.shutdown() calls this at the exit."""
@@ -316,14 +318,22 @@ class Console(logging.Handler):
         super().close()
 
     def _write_lines(self) -> None:
-        for descriptor, line in iter(self._lines.get, None):
-            data = f"{line}\n".encode(getattr(sys.stdout, "encoding", "utf-8"), "backslashreplace")
-            with contextlib.suppress(OSError):  # The disk is full, or the reader has closed the pipe.
-                while data:  # A blocked sys.stdout.write() would hold a lock that the exit needs.
-                    data = data[os.write(descriptor, data) :]
+        batch: list[tuple[int, str] | None] = []
+        while None not in batch:
+            batch = [self._lines.get()]
+            time.sleep(BATCH_S)
+            batch += [self._lines.get() for _ in range(self._lines.qsize())]
+            for descriptor in (1, 2):
+                self._write(descriptor, "".join(item[1] for item in batch if item and item[0] == descriptor))
             if self._dropped and self._lines.empty():
                 log.warning("%d log lines were dropped, because nobody read the output", self._dropped)
                 self._dropped = 0
+
+    def _write(self, descriptor: int, text: str) -> None:
+        data = text.encode(getattr(sys.stdout, "encoding", "utf-8"), "backslashreplace")
+        with contextlib.suppress(OSError):  # The disk is full, or the reader has closed the pipe.
+            while data:  # A blocked sys.stdout.write() would hold a lock that the exit needs.
+                data = data[os.write(descriptor, data) :]
 
 
 def reserve_standard_descriptors() -> None:

@@ -10,8 +10,8 @@ OpenWeatherMap when there is one. It does not guess where you are, and takes no 
 
 examples:
   python weather.py London                     the weather now, without a key
-  python weather.py 'Paris, FR' Tokyo Lima     several cities at once, shown in this order
-  python weather.py Oslo --forecast 7          a week, and its temperatures drawn as a curve
+  python weather.py 'Paris, FR' Tokyo Lima     several cities at once
+  python weather.py Oslo --forecast 7          a week, with a curve
   OPENWEATHER_API_KEY=... python weather.py Prague --lang cs --json
 """
 
