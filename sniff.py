@@ -5,29 +5,36 @@
 # ///
 # SPDX-FileCopyrightText: 2026 the netscripts authors
 # SPDX-License-Identifier: 0BSD
-# scapy, which is imported at run time, is GPL-2.0-only: what is shipped together with it must comply.
-"""Show who talks to whom: a line for each packet of an interface or of a capture file. It reads the headers that such
-a line needs, at tens of thousands of packets a second; it looks up no names and puts no streams together.
+# The script imports scapy at run time. scapy is GPL-2.0-only, which matters if both are distributed together.
+"""Print a line for each packet of an interface or of a capture file: addresses, ports and names (DNS, TLS, HTTP). The
+script decodes tens of thousands of packets in a second; it resolves no names and reassembles no streams.
 
 examples:
-  sudo python sniff.py                        until Ctrl+C
+  sudo python sniff.py                        the default interface, until Ctrl+C
   sudo python sniff.py -i any -c 10 port 53   ten packets of port 53
-  sudo python sniff.py -w out.pcap --print    write them to a file, too
+  sudo python sniff.py -w out.pcap --print    write and print packets
+  sudo python sniff.py -w ring -C 100 -W 5    the last 400 to 500 MB, in files
   python sniff.py -r out.pcap --json 'tcp[tcpflags] & tcp-syn != 0'
-  sudo python sniff.py --top                  tables of traffic by bytes
+  sudo python sniff.py --top                  tables of traffic and names
 """
 
 import argparse
+import codecs
 import contextlib
 import ctypes
+import errno
+import functools
 import gzip
+import importlib
 import io
 import itertools
 import json
 import logging
+import math
 import os
 import re
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -37,7 +44,6 @@ import sys
 import textwrap
 import time
 import zlib
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -47,21 +53,452 @@ __all__ = ["CaptureError", "Packet", "capture", "decode", "read"]
 __version__ = "2.0.0"
 
 PROGRAM = os.path.basename(__file__)
-MAX_FRAME_BYTES, MAX_BLOCK_BYTES = 262_144, 1 << 24  # of a file: a longer frame, as in libpcap, or block is damage
-LONGEST_BYTES = 66_000  # of a frame: the loopback interface's are of up to 65,550
-BATCH = 256  # packets whose lines are written at once
-TICK_S = 1.0  # how often --top is drawn, and drops are looked for
-KEPT_COUNTS = 20_000  # addresses and conversations that --top remembers: half as many after a thinning
-ON_LINUX = sys.platform == "linux"
+
+# Capture: files, interfaces and link layers. sniff.py and http_analyzer.py contain this region word for word.
+
 NANO = 1_000_000_000
+MAX_FRAME_BYTES, MAX_BLOCK_BYTES = 262_144, 1 << 24  # A longer frame (as in libpcap) or block of a file is damage.
+MAX_INTERFACES = 100_000  # of one section of a pcapng file
+MAX_LIVE_FRAME_BYTES = 66_000  # The loopback interface has frames of up to 65,550 bytes.
+BATCH = 256  # packets that are read before they are printed
+TICK_S = 0.25  # longest wait for packets before the stop flag is checked
+ON_LINUX = sys.platform == "linux"
+# Constants of Linux that the socket module lacks (packet(7), socket(7); include/uapi/linux/if_packet.h, if_arp.h).
+SOL_PACKET, PACKET_ADD_MEMBERSHIP, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING = 263, 1, 6, 8, 23
+SO_ATTACH_FILTER, SO_RCVBUFFORCE, SO_TIMESTAMPNS, SIOCGIFNETMASK = 26, 33, 35, 0x891B
+ARPHRD_LOOPBACK, PACKET_OUTGOING = 772, 4
+ETHERNET, RAW = 1, 101  # link types, see https://www.tcpdump.org/linktypes.html
+LINKTYPE_OF = {1: ETHERNET, ARPHRD_LOOPBACK: ETHERNET, 512: 9, 801: 105, 803: 127}  # of ARPHRD_* numbers; others: RAW
+IPV4, IPV6, VLANS = 0x0800, 0x86DD, (0x8100, 0x88A8, 0x9100)  # EtherTypes
+PCAPNG = b"\n\r\r\n"
+FORMATS = {
+    0xA1B2C3D4: (1000, "IIII"),
+    0xA1B23C4D: (1, "IIII"),
+    0xA1B2CD34: (1000, "IIII8x"),
+}  # pcap: unit in ns, record
+MAGICS = {struct.pack(order + "I", magic): (order, *FORMATS[magic]) for order in "<>" for magic in FORMATS}
 
-# Numbers of Linux that the socket module does not name (packet(7); include/uapi/linux/if_packet.h, if_arp.h).
-SOL_PACKET, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING = 263, 6, 8, 23
-SO_RCVBUFFORCE, SO_TIMESTAMPNS, ARPHRD_LOOPBACK, OUTGOING = 33, 35, 772, 4
+Record = tuple[int, int, int, str | None, bytes]  # time in ns, length on the wire, link type, interface, frame
 
-# Link types (https://www.tcpdump.org/linktypes.html), Ethernet types, IP protocols, ICMP types (IANA's registries)
-ETHERNET, RAW = 1, 101
-IPV4, IPV6, ARP, VLANS = 0x0800, 0x86DD, 0x0806, (0x8100, 0x88A8, 0x9100)
+
+class CaptureError(Exception):
+    """A file or an interface cannot be read, or not to its end. The text is for the user."""
+
+
+class Stop:
+    """A flag that Ctrl+C, SIGTERM or the end of --duration sets. It is checked between batches: no output is torn."""
+
+    def __init__(self, duration_s: float | None = None) -> None:
+        self._requested, self._ends_at = False, time.monotonic() + (duration_s or math.inf)
+
+    def catch_signals(self) -> None:
+        with contextlib.suppress(ValueError):  # Only the main thread receives signals.
+            signal.signal(signal.SIGINT, self._request)
+            signal.signal(signal.SIGTERM, self._request)
+
+    def _request(self, number: int, _: object) -> None:
+        self._requested = True
+        signal.signal(number, signal.SIG_DFL)  # A second signal ends the program at once.
+
+    def __bool__(self) -> bool:
+        return self._requested or time.monotonic() >= self._ends_at
+
+
+@contextlib.contextmanager
+def capture_errors(what: str) -> Iterator[None]:
+    """Turn the errors of opening or reading `what` into CaptureError."""
+    try:
+        yield
+    except PermissionError:
+        if os.path.exists(what):
+            raise
+        command = shlex.join(["sudo", sys.executable, *sys.argv])
+        raise CaptureError(f"capturing needs root; run: {command}") from None
+    except (OSError, ValueError) as error:
+        raise CaptureError(f"{what}: {getattr(error, 'strerror', None) or error}") from None
+    except (EOFError, zlib.error, struct.error, IndexError, OverflowError):
+        raise CaptureError("the file is cut off or damaged; the packets before that were read") from None
+
+
+def compile_filter(expression: str, linktype: int, netmask: int = 0) -> Any:
+    """Return libpcap's BPF program for an expression (pcap-filter(7)). Raise CaptureError if there is none."""
+    with capture_errors("the filter"):
+        pcap: Any = importlib.import_module("scapy.libs.winpcapy")
+    program, dlt = pcap.bpf_program(), {14: 12, RAW: 12}.get(linktype, linktype)  # libpcap's number of raw IP
+    handle = pcap.pcap_open_dead(dlt, MAX_FRAME_BYTES)
+    failed = pcap.pcap_compile(handle, ctypes.byref(program), expression.encode(), 1, netmask)
+    message = bytes(pcap.pcap_geterr(handle)).decode(errors="replace")
+    pcap.pcap_close(handle)
+    if failed:
+        raise CaptureError(f"the filter: {message}")
+    return program
+
+
+@functools.lru_cache(16)
+def filter_function(expression: str, linktype: int) -> Callable[[bytes, int], int]:
+    """Return a function of a frame and its length on the wire that applies a filter as tcpdump does to a file."""
+    skip = 4 if linktype in (0, 108) else 0  # libpcap knows only the address families of its own system.
+    program = compile_filter(expression, RAW if skip else linktype)
+    from scapy.libs.winpcapy import _lib, pcap_pkthdr
+
+    loads = [each.k & 0xFFFFFFFF for each in program.bf_insns[: program.bf_len] if each.code & 0xE7 in (0x20, 0x21)]
+    if max(loads, default=0) >= 0xFFFFF000:  # An ancillary load (SKF_AD_OFF) reads what only a live packet has.
+        raise CaptureError("the filter: direction and interface are not recorded here")
+    pointer = ctypes.c_void_p
+    run = ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer, ctypes.c_char_p)(("pcap_offline_filter", _lib))
+    header = pcap_pkthdr()
+
+    def matches(frame: bytes, length: int) -> int:
+        header.caplen, header.len = len(frame) - skip, length
+        return len(frame) >= skip and run(ctypes.byref(program), ctypes.byref(header), frame[skip:])
+
+    return matches
+
+
+class Pipe(io.FileIO):
+    """Standard input or a FIFO. It ends when a stop is requested, because read() itself would go on waiting."""
+
+    stop = Stop()
+
+    def readinto(self, buffer: Any) -> int | None:
+        while not select.select([self], [], [], TICK_S)[0]:
+            if self.stop:
+                return 0
+        return super().readinto(buffer)
+
+
+class CaptureFile:
+    """A pcap or pcapng file, also compressed with gzip. "-" is standard input. Raises CaptureError and OSError."""
+
+    interface = ""
+    linktype, nano = -1, False  # A pcapng file can have several link types.
+
+    def __init__(self, files: contextlib.ExitStack, path: str, expression: str, stop: Stop) -> None:
+        regular = os.path.isfile(path)
+        self.raw = (io.FileIO if regular else Pipe)(0 if path == "-" else path, closefd=path != "-")
+        self._file: Any = files.enter_context(io.BufferedReader(self.raw))
+        self._expression, self._stop = expression, stop
+        self._batch_size = BATCH if regular else 1  # Packets from a pipe are printed as they arrive.
+        if isinstance(self.raw, Pipe):
+            self.raw.stop = stop
+        with capture_errors(path):
+            if self._file.peek(1)[:1] == b"\x1f":
+                self._file = gzip.GzipFile(fileobj=self._file)
+            magic = self._file.read(4)
+            if magic not in (PCAPNG, *MAGICS):
+                raise CaptureError("not a capture file: neither pcap nor pcapng")
+            self._records = self._pcapng() if magic == PCAPNG else self._pcap(*MAGICS[magic])
+            if expression:  # An error in it is reported at once, and scapy is loaded before privileges are dropped.
+                first = [*itertools.islice(self._records, 1)]
+                filter_function(expression, first[0][2] if first else max(self.linktype, ETHERNET))
+                self._records = itertools.chain(first, self._records)
+
+    def batches(self) -> Iterator[list[Record]]:
+        """Yield lists of packets. Raise CaptureError for damage, after the packets before it."""
+        batch, failure, is_last = list[Record](), None, False
+        while not is_last:
+            batch = []
+            try:
+                with capture_errors("the file"):
+                    batch.extend(itertools.islice(self._records, self._batch_size))
+            except CaptureError as error:
+                failure = error
+            is_last = len(batch) < self._batch_size
+            if self._expression:
+                batch = [each for each in batch if filter_function(self._expression, each[2])(each[4], each[1])]
+            yield batch
+        if failure and not self._stop:  # After a stop, a pipe ends in the middle of a record.
+            raise failure
+
+    def _read(self, size: int) -> bytes:
+        data = self._file.read(size) if size <= MAX_BLOCK_BYTES else b""
+        if len(data) < size:
+            raise EOFError
+        return data
+
+    def _pcap(self, order: str, unit: int, form: str) -> Iterator[Record]:
+        """Read the header, and return the packets (draft-ietf-opsawg-pcap)."""
+        self.linktype = struct.unpack(order + "16xI", self._read(20))[0] & 0x03FFFFFF
+        self.nano = unit == 1
+        return self._pcap_records(struct.Struct(order + form), unit)
+
+    def _pcap_records(self, header: struct.Struct, unit: int) -> Iterator[Record]:
+        read, linktype, unpack, size = self._file.read, self.linktype, header.unpack, header.size
+        while head := read(size):
+            second, fraction, kept, length = unpack(head)
+            frame = read(kept) if kept <= MAX_FRAME_BYTES else b""
+            if len(frame) < kept:
+                raise EOFError
+            yield second * NANO + fraction * unit, length, linktype, None, frame
+
+    def _pcapng(self) -> Iterator[Record]:
+        """Yield the packets in the blocks of a pcapng file (draft-ietf-opsawg-pcapng)."""
+        order, interfaces, head = "<", list[tuple[int, int, int, int]](), PCAPNG + self._read(8)
+        while head:
+            if head[:4] == PCAPNG:
+                order, interfaces = "<" if head[8] == 0x4D else ">", []
+            kind, size = struct.unpack_from(order + "II", head)
+            if size < 12 or size % 4:
+                raise EOFError
+            body = (head[8:] + self._read(size - 12))[:-4]
+            if kind == 1:
+                interfaces.append(self._interface(order, body))
+                if len(interfaces) > MAX_INTERFACES:
+                    raise EOFError
+            elif kind in (2, 6):  # an enhanced packet block, or the obsolete packet block
+                fields = struct.unpack_from(order + ("5I" if kind == 6 else "HxxIIII"), body)
+                yield self._packet(interfaces[fields[0]], body[20:], *fields[1:5])
+            elif kind == 3:  # A simple packet block has no time and no captured length.
+                (length,) = struct.unpack_from(order + "I", body)
+                packet = self._packet(interfaces[0], body[4:], 0, 0, min(length, interfaces[0][1] or length), length)
+                yield 0, *packet[1:]
+            head = self._file.read(12)
+
+    @staticmethod
+    def _packet(
+        interface: tuple[int, int, int, int], data: bytes, high: int, low: int, kept: int, length: int
+    ) -> Record:
+        linktype, _, ticks, offset_s = interface
+        if kept > min(len(data), MAX_FRAME_BYTES):
+            raise EOFError
+        return (high << 32 | low) * NANO // ticks + offset_s * NANO, length, linktype, None, data[:kept]
+
+    def _interface(self, order: str, body: bytes) -> tuple[int, int, int, int]:
+        """Return link type, snapshot length, clock ticks in a second and offset in seconds of an interface block."""
+        at, ticks, offset_s = 8, 1_000_000, 0
+        while at + 4 <= len(body):
+            code, size = struct.unpack_from(order + "HH", body, at)
+            if code == 9:  # if_tsresol
+                ticks = 2 ** (body[at + 4] & 127) if body[at + 4] & 128 else 10 ** body[at + 4]
+                self.nano = self.nano or ticks > 1_000_000
+            elif code == 14:  # if_tsoffset
+                (offset_s,) = struct.unpack_from(order + "q", body, at + 4)
+            at += 4 + size + -size % 4
+        return *struct.unpack_from(order + "HxxI", body), ticks, offset_s
+
+    def drops(self) -> int:
+        return 0
+
+
+class Live:
+    """An interface of this machine; on Linux, "any" is all of them. Raises CaptureError."""
+
+    raw, nano = None, False
+
+    def __init__(
+        self, files: contextlib.ExitStack, interface: str | None, expression: str, buffer_bytes: int, promiscuous: bool
+    ) -> None:
+        self.interface, self._drops = pick_interface(interface), 0
+        with capture_errors(self.interface):
+            (self._open if ON_LINUX else self._open_elsewhere)(files, expression, buffer_bytes, promiscuous)
+
+    def _open(self, files: contextlib.ExitStack, expression: str, buffer_bytes: int, promiscuous: bool) -> None:
+        name = "" if self.interface == "any" else self.interface
+        all_protocols = 0 if name else socket.htons(3)  # ETH_P_ALL
+        self._socket: Any = files.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, all_protocols))
+        put = self._socket.setsockopt
+        if name:
+            self._socket.bind((name, 0))  # Without a protocol, nothing is received before the filter is set.
+        hardware = self._socket.getsockname()[3] if name else 1
+        self.linktype = LINKTYPE_OF.get(hardware, RAW)
+        self._by_tag = bool(re.search(r"\bvlan\b", expression))  # The kernel removes the tag before a filter sees it.
+        self._late = expression if self._by_tag or not name else ""
+        if self._late:
+            filter_function(self._late, self.linktype)  # An error in it is reported at once.
+        elif expression:
+            program = compile_filter(expression, self.linktype, self._netmask(name))
+            address = ctypes.addressof(program.bf_insns.contents)
+            put(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", program.bf_len, address))
+        put(SOL_PACKET, PACKET_AUXDATA, 1)
+        put(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        with contextlib.suppress(OSError):  # before Linux 4.20
+            put(SOL_PACKET, PACKET_IGNORE_OUTGOING, int(hardware == ARPHRD_LOOPBACK))
+        if name and promiscuous:  # struct packet_mreq
+            put(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("iHH8x", socket.if_nametoindex(name), 1, 0))
+        try:
+            put(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
+        except PermissionError:
+            put(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+        if name:
+            self._socket.bind((name, 3))
+
+    def _netmask(self, name: str) -> int:
+        """Return the IPv4 netmask of an interface, in network byte order, as libpcap expects it; 0 if it has none."""
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            reply = fcntl.ioctl(self._socket, SIOCGIFNETMASK, struct.pack("256s", name.encode()))
+            return int.from_bytes(reply[20:24], sys.byteorder)
+        return 0
+
+    def _open_elsewhere(self, files: contextlib.ExitStack, expression: str, _: int, promiscuous: bool) -> None:
+        self._socket = scapy_conf().L2listen(iface=self.interface, filter=expression or None, promisc=promiscuous)
+        files.callback(self._socket.close)
+        self.linktype = 0 if re.match("lo|utun|gif", self.interface) else ETHERNET
+
+    def batches(self) -> Iterator[list[Record]]:
+        """Yield lists of packets, after TICK_S at the latest. A list can be empty."""
+        receive = self._receive if ON_LINUX else self._receive_elsewhere
+        while True:
+            with capture_errors(self.interface):
+                batch = [*receive()]
+            yield batch
+
+    def _receive(self) -> Iterator[Record]:
+        if not select.select([self._socket], [], [], TICK_S)[0]:
+            return
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(BATCH):
+                frame, control, _, address = self._socket.recvmsg(MAX_LIVE_FRAME_BYTES, 128, socket.MSG_DONTWAIT)
+                name, _, direction, hardware, _ = address
+                if direction == PACKET_OUTGOING and hardware == ARPHRD_LOOPBACK:
+                    continue  # The loopback interface delivers it a second time.
+                linktype, shown = LINKTYPE_OF.get(hardware, RAW), name if self.interface == "any" else None
+                time_ns, length, tag = read_control(control, len(frame))
+                whole = frame[:12] + tag + frame[12:] if tag else frame
+                judged = whole if self._by_tag else frame  # as in the kernel, without the tag
+                if not self._late or filter_function(self._late, linktype)(judged, length):
+                    yield time_ns, length + len(tag), linktype, shown, whole
+
+    def _receive_elsewhere(self) -> Iterator[Record]:
+        for ready in self._socket.select([self._socket], TICK_S):
+            _, frame, when = ready.recv_raw()
+            if frame:
+                yield int((when or time.time()) * NANO), len(frame), self.linktype, None, frame
+
+    def drops(self) -> int:
+        """Return how many packets the kernel has dropped. Reading its counter resets it."""
+        if ON_LINUX:
+            self._drops += struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
+        return self._drops
+
+
+def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int, int, bytes]:
+    """Return time in ns, length on the wire and VLAN tag of a frame, from its ancillary data (packet(7))."""
+    time_ns, length, tag = 0, kept, b""
+    for level, kind, data in control:
+        if level == SOL_PACKET:  # struct tpacket_auxdata
+            status, length, _, _, _, tci, tpid = struct.unpack("IIIHHHH", data)
+            if status & 0x10:  # TP_STATUS_VLAN_VALID; 0x40 is TP_STATUS_VLAN_TPID_VALID.
+                tag = struct.pack("!HH", tpid if status & 0x40 else VLANS[0], tci)
+        elif kind == SO_TIMESTAMPNS:
+            second, fraction = struct.unpack("ll", data)
+            time_ns = second * NANO + fraction
+    return time_ns, length, tag
+
+
+def scapy_conf() -> Any:
+    """Return scapy's settings: `ifaces` are the interfaces, `iface` is that of the default route."""
+    import scapy.route  # noqa: F401 - It sets iface.
+    from scapy.config import conf
+
+    conf.ifaces.reload()
+    return conf
+
+
+def pick_interface(wanted: str | None) -> str:
+    """Return an interface that exists. Raise CaptureError with the names of all interfaces if it does not."""
+    conf = scapy_conf()
+    names = [*conf.ifaces.keys(), *["any"] * ON_LINUX]
+    if wanted is not None and wanted not in names:
+        raise CaptureError(f"there is no interface {wanted}; choose one of: {', '.join(names)}")
+    return wanted or str(conf.iface)
+
+
+def check_for_file(words: list[str]) -> None:
+    """Raise CaptureError if the filter is the name of a capture file, because -r was forgotten."""
+    if words and re.search(r"\.(pcap|pcapng|cap|dump)(\.gz)?$|^[./~].*", words[0]):
+        raise CaptureError(f"{words[0]} is not a filter; did you mean -r {shlex.quote(words[0])}?")
+
+
+def drop_privileges(user: str | None, created: list[int]) -> str:
+    """Become `user`, or the caller of sudo, after giving them the created files. Return a message, or ""."""
+    if not hasattr(os, "geteuid") or os.geteuid():
+        return ""
+    import pwd
+
+    try:
+        uid, gid = (pwd.getpwnam(user) if user else pwd.getpwuid(int(os.environ.get("SUDO_UID", 0))))[2:4]
+    except (KeyError, ValueError, OverflowError):
+        raise CaptureError(f"there is no user {user or 'SUDO_UID'}; check --user") from None
+    if not uid:
+        return ""
+    codecs.lookup("unicode_escape")  # That user may not be allowed to read this Python's files.
+    for descriptor in created:
+        os.fchown(descriptor, uid, gid)
+    os.setgroups([])
+    os.setgid(gid)
+    os.setuid(uid)
+    return f"running as user {uid} and group {gid} from now on"
+
+
+def ethernet(frame: bytes) -> tuple[int, int]:
+    kind = int.from_bytes(frame[12:14])
+    return (kind, 14) if kind >= 0x0600 else llc(frame, 14)
+
+
+def llc(frame: bytes, at: int) -> tuple[int, int]:
+    """Read LLC with SNAP (RFC 1042), which contains an EtherType."""
+    return (int.from_bytes(frame[at + 6 : at + 8]), at + 8) if frame[at : at + 3] == b"\xaa\xaa\x03" else (0, at)
+
+
+def wifi(frame: bytes, at: int = 0) -> tuple[int, int]:
+    """Read an unencrypted data frame of 802.11 (IEEE 802.11-2020 section 9.3.2)."""
+    kind, flags = frame[at], frame[at + 1]
+    header = 24 + 6 * (flags & 3 == 3) + (kind >> 7) * (2 + 4 * (flags >> 7))  # four addresses, QoS, HT control
+    return llc(frame, at + header) if kind & 0x4C == 8 and not flags & 0x40 else (0, at)
+
+
+def ppp(frame: bytes, at: int = 0) -> tuple[int, int]:
+    """Read PPP with or without HDLC framing (RFC 1662). Its protocols 0x21 and 0x57 are IP (RFC 1332, RFC 5072)."""
+    at += 2 * (frame[at] == 0xFF)
+    return {0x21: IPV4, 0x57: IPV6, 0x0281: 0x8847}.get(int.from_bytes(frame[at : at + 2]), 0), at + 2
+
+
+def address_family(frame: bytes) -> tuple[int, int]:
+    """Read BSD's loopback header. The family is big-endian in LOOP; in NULL, it has the byte order of the writer."""
+    family = max(struct.unpack_from("!HH", frame))  # The other half is 0.
+    family = family >> 8 if family > 255 else family
+    return {2: IPV4, 10: IPV6, 24: IPV6, 28: IPV6, 30: IPV6}.get(family, 0), 4  # Systems differ in IPv6's number.
+
+
+def raw_ip(frame: bytes, at: int = 0) -> tuple[int, int]:
+    return IPV6 if frame[at] >> 4 == 6 else IPV4, at
+
+
+def nflog(frame: bytes) -> tuple[int, int]:
+    """Read Linux's netfilter log: attributes in host byte order, the payload among them."""
+    at = 4
+    while at + 4 <= len(frame):
+        size, kind = struct.unpack_from("<HH", frame, at)
+        if kind & 0x7FFF == 9:  # NFULA_PAYLOAD
+            return raw_ip(frame, at + 4)
+        at += max(4, size + -size % 4)
+    return 0, at
+
+
+# (name, function that returns the EtherType, or 0 if it is unknown, and the offset of the payload)
+LINK_LAYERS: dict[int, tuple[str, Callable[[bytes], tuple[int, int]]]] = {
+    ETHERNET: ("Ethernet", ethernet),
+    **dict.fromkeys((0, 108), ("BSD loopback", address_family)),
+    **dict.fromkeys((9, 50), ("PPP", ppp)),
+    **dict.fromkeys((12, 14, RAW, 228, 229), ("IP", raw_ip)),
+    104: ("C-HDLC", lambda frame: (int.from_bytes(frame[2:4]), 4)),
+    105: ("802.11", wifi),
+    113: ("cooked", lambda frame: (int.from_bytes(frame[14:16]), 16)),
+    127: ("802.11", lambda frame: wifi(frame, int.from_bytes(frame[2:4], "little"))),
+    239: ("NFLOG", nflog),
+    276: ("cooked", lambda frame: (int.from_bytes(frame[:2]), 20)),
+}
+
+
+# Packets: from the bytes of a frame to what its line shows.
+
+MAX_TAGS = 8  # of VLANs in a frame; more are an attack
+MAX_INFO_CHARS = 200
+MAX_NAME_POINTERS, MAX_NAME_BYTES, MAX_RECORDS = 16, 255, 20  # of a DNS message (RFC 1035 section 4.1.4)
+SHOWN_ANSWERS = 4  # of a DNS message; the others are counted
+ARP = 0x0806
 ETHERTYPES = {
     IPV4: "IPv4", IPV6: "IPv6", ARP: "ARP", 0x8847: "MPLS", 0x8863: "PPPoE-D", 0x8864: "PPPoE", 0x888E: "EAPOL",
     0x88CC: "LLDP", 0x88F7: "PTP",
@@ -70,7 +507,7 @@ PROTOCOLS = {
     1: "ICMP", 2: "IGMP", 4: "IPIP", 6: "TCP", 17: "UDP", 41: "IPv6-in-IP", 47: "GRE", 50: "ESP", 51: "AH",
     58: "ICMPv6", 89: "OSPF", 103: "PIM", 112: "VRRP", 132: "SCTP", 136: "UDPLite",
 }  # fmt: skip
-ICMP = {  # the type, and its codes from 0
+ICMP = {  # The name of a type, and the names of its codes from 0.
     0: "echo reply", 4: "source quench", 5: "redirect: network, host, service and network, service and host",
     3: "unreachable: network, host, protocol, port, fragmentation needed, source route failed, network unknown, "
        "host unknown, source isolated, network prohibited, host prohibited, network for this service, "
@@ -89,18 +526,18 @@ ICMP6 = {
 }  # fmt: skip
 BITS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR", "AE")  # RFC 9293 section 3.1, RFC 9768
 FLAGS = [", ".join(name for bit, name in enumerate(BITS) if bits >> bit & 1) or "none" for bits in range(512)]
-NOTES = {
-    "flags": " [%s]", "info": " %s", "vlan": " vlan %s", "fragment": " fragment at %s",
-    "truncated": " [truncated]%.0s", "malformed": " [malformed]%.0s",
+RECORD_TYPES = {
+    1: "A", 2: "NS", 5: "CNAME", 6: "SOA", 12: "PTR", 15: "MX", 16: "TXT", 28: "AAAA", 33: "SRV", 35: "NAPTR", 43: "DS",
+    46: "RRSIG", 47: "NSEC", 48: "DNSKEY", 64: "SVCB", 65: "HTTPS", 252: "AXFR", 255: "ANY", 257: "CAA",
 }  # fmt: skip
-PCAPNG = b"\n\r\r\n"
-# What pcap begins with: its byte order, and nanoseconds in a unit of its times
-UNITS = {0xA1B2C3D4: 1000, 0xA1B23C4D: 1}
-MAGICS = {struct.pack(f"{order}I", magic): (order, UNITS[magic]) for order in "<>" for magic in UNITS}
-DOTS = bytes(byte if 32 <= byte < 127 else ord(".") for byte in range(256))
+RCODES = {1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 9: "NOTAUTH"}
+DHCP_TYPES = ("", "Discover", "Offer", "Request", "Decline", "ACK", "NAK", "Release", "Inform")  # RFC 2132 section 9.6
+HTTP_METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE", b"PROPFIND")
+HTTP_HOST = re.compile(rb"\r\nHost:[ \t]*([^\r\n]{1,255})", re.IGNORECASE)
 
-Found = dict[str, Any]  # what is known of a packet: the names are Packet's
-Record = tuple[int, int, int, str | None, bytes]  # time in ns, length on the wire, link type, interface, frame
+Fields = dict[str, Any]  # what is known about a packet; the keys are those of Packet
+Decoder = Callable[[Fields, bytes], None]  # of a payload
+PLAIN_ETHERNET = (b"\x08\0", b"\x86\xdd")
 
 NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
 # Control characters, separators of lines and paragraphs, bidirectional controls, surrogates, the byte order mark.
@@ -109,17 +546,15 @@ UNPRINTABLE = re.compile(
 )
 
 
-class CaptureError(Exception):
-    """There is nothing to capture, or no more; says why in one line."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packet:
-    """A packet; None where it has no such thing. time: epoch seconds; length: bytes on the wire.
+    """A packet. A value that it does not have is None.
 
-    proto: the innermost that is known by name. src, dst: IP addresses, or without IP those of the link. flags: of TCP,
-    as "SYN, ACK". info: ICMP's type and code, ARP's question or answer. vlan: the tag's number, or the tags' from
-    outside in. fragment: its offset in bytes. truncated: cut by the snapshot length; malformed: not as it should be.
+    time, length: epoch seconds; bytes on the wire. proto: the innermost protocol of the outer packet that has a name.
+    src, dst: IP addresses; without IP, link-layer addresses. flags: of TCP, as "SYN, ACK". info: text about the payload
+    (DNS, TLS, HTTP, DHCP, ICMP, ARP, the inner packet of a tunnel). name: the name in a DNS query, the server name of
+    TLS, or the host of an HTTP request. vlan: VLAN IDs, the outermost first. fragment: its offset in bytes.
+    truncated: the snapshot length cut the packet. malformed: the packet violates its protocol.
     """
 
     time: float
@@ -131,185 +566,426 @@ class Packet:
     dport: int | None = None
     flags: str | None = None
     info: str | None = None
-    vlan: int | tuple[int, ...] | None = None
+    name: str | None = None
+    vlan: tuple[int, ...] | None = None
     fragment: int | None = None
     interface: str | None = None
     truncated: bool = False
     malformed: bool = False
 
 
-# A packet: from its bytes to what its line shows.
-
-
 def decode(
     frame: bytes, linktype: int, *, time: float = 0.0, length: int | None = None, interface: str | None = None
 ) -> Packet:
-    """The packet in the bytes of a frame. Never raises: what cannot be read is marked as truncated or malformed.
+    """Return the packet in a frame. It never raises: what cannot be read is marked as truncated or malformed.
 
-    linktype: a number of https://www.tcpdump.org/linktypes.html; length: on the wire, if more than is here.
+    linktype: a number of https://www.tcpdump.org/linktypes.html. length: bytes on the wire, if the frame was cut.
     """
     length = len(frame) if length is None else length
-    return Packet(time=time, length=length, interface=interface, **dissect(frame, linktype, length))
+    fields = dissect(frame, linktype, length)
+    if "vlan" in fields:
+        fields["vlan"] = tuple(fields["vlan"])
+    return Packet(time=time, length=length, interface=interface, **fields)
 
 
-def dissect(frame: bytes, linktype: int, length: int) -> Found:
-    """What decode() finds, without the Packet: to make one costs as much as all the rest."""
-    link = LINKS.get(linktype)
-    found: Found = {"proto": link[0] if link else f"link type {linktype}"}
+def dissect(frame: bytes, linktype: int, length: int) -> Fields:
+    """Decode a frame into a dict. decode() wraps it in a Packet, which doubles the cost."""
+    fields: Fields = {"proto": ""}
     try:
-        if link:
-            link[1](found, frame)
+        if linktype == ETHERNET and frame[12:14] in PLAIN_ETHERNET:  # the most frequent kind
+            network(fields, frame, unpack_16(frame, 12)[0], 14)
+        elif linktype in LINK_LAYERS:
+            fields["proto"], read_header = LINK_LAYERS[linktype]
+            if not network(fields, frame, *read_header(frame)) and linktype == ETHERNET:
+                fields["src"], fields["dst"] = frame[6:12].hex(":"), frame[:6].hex(":")
+        else:
+            fields["proto"] = f"link type {linktype}"
     except (struct.error, IndexError, ValueError):
-        found["malformed"] = True
+        fields["malformed"] = True
     if len(frame) < length:
-        found.pop("malformed", None)  # that may be because it was cut
-        found["truncated"] = True
-    return found
+        fields.pop("malformed", None)  # The packet may be correct beyond the cut.
+        fields["truncated"] = True
+    return fields
 
 
-take_16, take_tag = struct.Struct("!H").unpack_from, struct.Struct("!HH").unpack_from
-take_ipv4, take_ipv6 = struct.Struct("!BxHxxHxB10x").unpack_from, struct.Struct("!B3xHBx32x").unpack_from
-take_tcp, take_udp = struct.Struct("!12xH6x").unpack_from, struct.Struct("!4xHxx").unpack_from
+unpack_16, unpack_2x16 = struct.Struct("!H").unpack_from, struct.Struct("!HH").unpack_from
+unpack_ipv4, unpack_ipv6 = struct.Struct("!BxHxxHxB10x").unpack_from, struct.Struct("!B3xHBx32x").unpack_from
+unpack_dns = struct.Struct("!2xHHH").unpack_from
+unpack_tcp, unpack_udp = struct.Struct("!12xH6x").unpack_from, struct.Struct("!4xHxx").unpack_from
 
 
-def typed(kind_at: int, size: int, found: Found, frame: bytes) -> None:
-    """A link layer of so many bytes, which has an Ethernet type."""
-    if not network(found, frame, take_16(frame, kind_at)[0], size) and size == 14:
-        found["src"], found["dst"] = frame[6:12].hex(":"), frame[:6].hex(":")
-
-
-def loopback(found: Found, frame: bytes) -> None:
-    """BSD's: the address family, in LOOP big-endian, in NULL as in the machine that wrote it."""
-    family = max(take_tag(frame))  # the other half is 0
-    family = family >> 8 if family > 255 else family
-    if family in (2, 10, 24, 28, 30):  # IPv6's differs between BSDs, macOS and Linux
-        network(found, frame, IPV4 if family == 2 else IPV6, 4)
-
-
-def raw_ip(found: Found, frame: bytes) -> None:
-    network(found, frame, IPV6 if frame[0] >> 4 == 6 else IPV4, 0)
-
-
-def network(found: Found, frame: bytes, kind: int, at: int) -> bool:
-    """What follows an Ethernet type; False if that is not known."""
-    tags: list[int] = []
-    while kind in VLANS:
-        tag, kind = take_tag(frame, at)
-        tags.append(tag & 0xFFF)
-        found["vlan"] = tuple(tags) if tags[1:] else tags[0]
-        at += 4
-    found["proto"] = ETHERTYPES.get(kind) or (f"0x{kind:04x}" if kind >= 0x0600 else "802.3")
+def network(fields: Fields, frame: bytes, kind: int, at: int) -> bool:
+    """Decode what follows an EtherType. Return False if that is not known."""
     if kind in NETWORKS:
-        NETWORKS[kind](found, frame, at)
-    return kind in NETWORKS
+        NETWORKS[kind](fields, frame, at)
+        return True
+    if kind:
+        fields["proto"] = ETHERTYPES.get(kind) or (f"0x{kind:04x}" if kind >= 0x0600 else "802.3")
+    elif fields["proto"] == "Ethernet":
+        fields["proto"] = "802.3"
+    return False
 
 
-def arp(found: Found, frame: bytes, at: int) -> None:
-    """RFC 826, for IPv4."""
+def vlan(fields: Fields, frame: bytes, at: int) -> None:
+    """Decode all VLAN tags (IEEE 802.1Q) that follow each other."""
+    tags = fields["vlan"] = list[int]()
+    kind = VLANS[0]
+    while kind in VLANS:
+        tag, kind = unpack_2x16(frame, at)
+        at += 4
+        tags.append(tag & 0xFFF)
+        if len(tags) > MAX_TAGS:
+            raise ValueError
+    if not network(fields, frame, kind, at):
+        fields["src"], fields["dst"] = frame[6:12].hex(":"), frame[:6].hex(":")
+
+
+def pppoe(fields: Fields, frame: bytes, at: int) -> None:
+    """Decode the payload of a PPPoE session (RFC 2516)."""
+    fields["proto"] = "PPPoE"
+    network(fields, frame, *ppp(frame, at + 6))
+
+
+def arp(fields: Fields, frame: bytes, at: int) -> None:
+    """Decode ARP for IPv4 (RFC 826)."""
+    fields["proto"] = "ARP"
     _, kind, long, short, operation = struct.unpack_from("!HHBBH", frame, at)
-    found["info"] = f"operation {operation}"
+    fields["info"] = f"operation {operation}"
     if (kind, short) == (IPV4, 4):
         form = f"!{long}s4s{long}s4s"
         hardware, sender, _, target = struct.unpack_from(form, frame, at + 8)
-        src, dst = found["src"], found["dst"] = socket.inet_ntoa(sender), socket.inet_ntoa(target)
-        said = {1: f"who-has {dst} tell {src}", 2: f"{src} is-at {hardware.hex(':')}"}
-        found["info"] = said.get(operation, found["info"])
+        src, dst = fields["src"], fields["dst"] = socket.inet_ntoa(sender), socket.inet_ntoa(target)
+        texts = {1: f"who-has {dst} tell {src}", 2: f"{src} is-at {hardware.hex(':')}"}
+        fields["info"] = texts.get(operation, fields["info"])
 
 
-def ipv4(found: Found, frame: bytes, at: int) -> None:
-    first, total, fragment, protocol = take_ipv4(frame, at)
+def mpls(fields: Fields, frame: bytes, at: int) -> None:
+    """Decode IP below MPLS labels (RFC 3032); the lowest bit of the third byte ends the stack."""
+    end = next(end for end in range(at + 4, at + 4 * MAX_TAGS + 4, 4) if frame[end - 2] & 1)
+    tunnel(fields, *raw_ip(frame, end), frame)
+
+
+def ipv4(fields: Fields, frame: bytes, at: int) -> None:
+    fields["proto"] = "IPv4"
+    first, total, fragment, protocol = unpack_ipv4(frame, at)
     start = at + (first & 15) * 4
-    end = at + total if total else len(frame)  # larger than the field can say, before segmentation offload
+    end = at + total if total else len(frame)  # With segmentation offload, the field can be 0.
     if first >> 4 != 4 or start < at + 20 or (total and end < start):
         raise ValueError
     if fragment & 0x3FFF:
-        found["fragment"] = (fragment & 0x1FFF) * 8
-    transport(found, frame[:end], frame[at + 12 : at + 20], protocol, start, end)
+        fields["fragment"] = (fragment & 0x1FFF) * 8
+    transport(fields, frame[:end], frame[at + 12 : at + 20], protocol, start, end)
 
 
-def ipv6(found: Found, frame: bytes, at: int) -> None:
-    """RFC 8200, through the extension headers."""
-    first, total, protocol = take_ipv6(frame, at)
+def ipv6(fields: Fields, frame: bytes, at: int) -> None:
+    """Decode IPv6 and its extension headers (RFC 8200)."""
+    first, total, protocol = unpack_ipv6(frame, at)
     addresses, at = frame[at + 8 : at + 40], at + 40
     if first >> 4 != 6:
         raise ValueError
-    found.update(ends(addresses, b""))
-    end = at + total if total or protocol else len(frame)  # a jumbogram
-    while protocol in (0, 43, 44, 51, 60, 135) and not found.get("fragment"):
+    fields["proto"] = "IPv6"
+    fields.update(endpoints(addresses, b"")[0])
+    end = at + total if total or protocol else len(frame)  # A jumbogram has the length 0.
+    while protocol in (0, 43, 44, 51, 60, 135) and not fields.get("fragment"):
         following, size = struct.unpack_from("!BB", frame, at)
         if protocol == 44:
-            found["fragment"] = take_16(frame, at + 2)[0] & 0xFFF8
+            fields["fragment"] = unpack_16(frame, at + 2)[0] & 0xFFF8
             size = 0
         at += (size + 2) * 4 if protocol == 51 else (size + 1) * 8
         protocol = following
-    transport(found, frame[:end], addresses, protocol, at, end)
+    transport(fields, frame[:end], addresses, protocol, at, end)
 
 
-def transport(found: Found, packet: bytes, addresses: bytes, protocol: int, at: int, end: int) -> None:
-    """What IP carries. Only a packet's first fragment has ports."""
-    found["proto"], begins = PROTOCOLS.get(protocol) or f"IP protocol {protocol}", not found.get("fragment")
+def transport(fields: Fields, packet: bytes, addresses: bytes, protocol: int, at: int, end: int) -> None:
+    """Decode the payload of IP. Only the first fragment of a packet has ports."""
+    fields["proto"], is_first = PROTOCOLS.get(protocol) or f"IP protocol {protocol}", not fields.get("fragment")
     if len(packet) < end:
-        found["malformed"] = True
-    found.update(ends(addresses, packet[at : at + 4] if begins and protocol in (6, 17, 132, 136) else b""))
-    if begins and protocol in TRANSPORTS:
-        TRANSPORTS[protocol](found, packet, at)
+        fields["malformed"] = True
+    ports = packet[at : at + 4] if is_first and protocol in (6, 17, 132, 136) else b""
+    ends, decoder = endpoints(addresses, ports)
+    fields.update(ends)
+    if is_first and protocol in TRANSPORTS:
+        TRANSPORTS[protocol](fields, packet, at, decoder)
 
 
 @lru_cache(8192)
-def ends(addresses: bytes, ports: bytes) -> Found:
-    """The addresses and ports of both ends: most packets belong to a conversation that is known already."""
+def endpoints(addresses: bytes, ports: bytes) -> tuple[Fields, Decoder | None]:
+    """Return addresses and ports as fields, and the decoder of the ports' payload. Most packets are in the cache."""
     half = len(addresses) // 2
     family = socket.AF_INET if half == 4 else socket.AF_INET6
-    found: Found = {key: socket.inet_ntop(family, addresses[i:][:half]) for key, i in (("src", 0), ("dst", half))}
-    if len(ports) == 4:
-        found["sport"], found["dport"] = take_tag(ports)
-    return found
+    fields: Fields = {key: socket.inet_ntop(family, addresses[i:][:half]) for key, i in (("src", 0), ("dst", half))}
+    if len(ports) < 4:
+        return fields, None
+    fields["sport"], fields["dport"] = sport, dport = unpack_2x16(ports)
+    return fields, PORT_DECODERS.get(dport) or PORT_DECODERS.get(sport)
 
 
-def tcp(found: Found, packet: bytes, at: int) -> None:
-    bits = take_tcp(packet, at)[0]
-    found["flags"] = FLAGS[bits & 511]
-    if not 20 <= (bits >> 12) * 4 <= len(packet) - at:
+def tcp(fields: Fields, packet: bytes, at: int, decoder: Decoder | None) -> None:
+    bits = unpack_tcp(packet, at)[0]
+    fields["flags"] = FLAGS[bits & 511]
+    start = at + (bits >> 12) * 4
+    if not at + 20 <= start <= len(packet):
         raise ValueError
+    beginning = packet[start : start + 3]
+    if beginning in STREAM_DECODERS:
+        decode_payload(STREAM_DECODERS[beginning], fields, packet[start:])
+    elif decoder is dns and beginning:
+        decode_payload(dns, fields, packet[start + 2 :])  # after the length (RFC 1035 section 4.2.2)
 
 
-def udp(found: Found, packet: bytes, at: int) -> None:
-    if 0 < take_udp(packet, at)[0] < 8:
+def udp(fields: Fields, packet: bytes, at: int, decoder: Decoder | None) -> None:
+    if 0 < unpack_udp(packet, at)[0] < 8:
         raise ValueError
+    if decoder:
+        decode_payload(decoder, fields, packet[at + 8 :])
 
 
-def icmp(names: dict[int, str], found: Found, packet: bytes, at: int) -> None:
+def icmp(names: dict[int, str], echoes: tuple[int, int], fields: Fields, packet: bytes, at: int, _: object) -> None:
     kind, code = struct.unpack_from("!BBxx", packet, at)
-    found["info"], _, codes = names.get(kind, f"type {kind}").partition(": ")
+    text, _, codes = names.get(kind, f"type {kind}").partition(": ")
     known = codes.split(", ") if codes else []
     if known or code:
-        found["info"] += f", {known[code]}" if code < len(known) else f", code {code}"
+        text += f", {known[code]}" if code < len(known) else f", code {code}"
+    if kind in echoes and len(packet) >= at + 8:
+        text += ", id {}, seq {}".format(*unpack_2x16(packet, at + 4))
+    fields["info"] = text
 
 
-TRANSPORTS: dict[int, Callable[[Found, bytes, int], None]] = {
-    1: partial(icmp, ICMP), 6: tcp, 17: udp, 58: partial(icmp, ICMP6), 136: udp,
+# Payloads: names and first lines. The text comes from the network; set_info() escapes and cuts it.
+
+
+def decode_payload(decoder: Decoder, fields: Fields, data: bytes) -> None:
+    """Run a decoder. What follows a port or a few bytes need not be its protocol: an error only ends the decoding."""
+    try:
+        decoder(fields, data)
+    except (struct.error, IndexError, ValueError):
+        return
+
+
+def set_info(fields: Fields, text: str, name: str = "") -> None:
+    fields["info"] = escaped(text)
+    if name:
+        fields["name"] = escaped(name)
+
+
+def escaped(text: str) -> str:
+    text = text[:MAX_INFO_CHARS]
+    return text if text.isprintable() else printable(text)[:MAX_INFO_CHARS]
+
+
+def dns(fields: Fields, message: bytes) -> None:
+    """Decode the questions or the answers of a DNS message (RFC 1035 section 4.1)."""
+    bits, questions, answers = unpack_dns(message)
+    names, kinds, at = [], [], 12
+    for _ in range(min(questions, MAX_RECORDS)):
+        name, at = dns_name(message, at)
+        names.append(name)
+        kinds.append(record_type(message, at))
+        at += 4
+    if not bits >> 15:
+        set_info(fields, ", ".join(map("{}? {}".format, kinds[:SHOWN_ANSWERS], names)), names[0])
+    elif bits & 15:
+        set_info(fields, " ".join([RCODES.get(bits & 15) or f"rcode {bits & 15}", *names]))
+    else:
+        set_info(fields, dns_answers(message, at, answers, names) or f"{names[0]} {kinds[0]} (no answer)")
+
+
+def dns_answers(message: bytes, at: int, answers: int, names: list[str]) -> str:
+    """Return the name, the types and the first values of the answers, as far as they can be read."""
+    values, kind = [], ""
+    with contextlib.suppress(struct.error, IndexError, ValueError):
+        for _ in range(min(answers, SHOWN_ANSWERS)):
+            if names and message[at] >= 0xC0:
+                at += 2  # The owner is a pointer, mostly to the name in the question.
+            else:
+                owner, at = dns_name(message, at)
+                names = names or [owner]
+            last, kind = kind, record_type(message, at)
+            start, at = at + 10, at + 10 + unpack_16(message, at + 8)[0]
+            value = dns_value(message, kind, start, at)
+            values.append(value if kind == last else f"{kind} {value}".rstrip())
+    more = f" (+{answers - SHOWN_ANSWERS})" if answers > SHOWN_ANSWERS else ""
+    return f"{names[0]} {' '.join(values)}{more}" if values else ""
+
+
+def record_type(message: bytes, at: int) -> str:
+    kind = unpack_16(message, at)[0]
+    return RECORD_TYPES.get(kind) or f"TYPE{kind}"
+
+
+def dns_name(message: bytes, at: int) -> tuple[str, int]:
+    """Return a domain name and the offset behind it. Raise ValueError for a pointer forwards, or too many of them."""
+    wire = message[at : message.index(0, at)]
+    if wire.isascii():  # A pointer is not ASCII.
+        return plain_name(wire), at + len(wire) + 1
+    labels, end, pointers, total = [], 0, 0, 0
+    while size := message[at]:
+        if size < 0x40:
+            total += size
+            labels.append(message[at + 1 : at + 1 + size])
+            at += 1 + size
+        else:
+            target, end, pointers = (size & 0x3F) << 8 | message[at + 1], end or at + 2, pointers + 1
+            if size < 0xC0 or target >= at or pointers > MAX_NAME_POINTERS:
+                raise ValueError
+            at = target
+        if total > MAX_NAME_BYTES:
+            raise ValueError
+    return b".".join(labels).decode("utf-8", "backslashreplace") or ".", end or at + 1
+
+
+@lru_cache(8192)
+def plain_name(wire: bytes) -> str:
+    """Return a domain name without pointers. Raise ValueError if a label is longer than the rest of the name."""
+    labels, at = [], 0
+    while at < len(wire) and wire[at] < 0x40:
+        labels.append(wire[at + 1 : at + 1 + wire[at]])
+        at += 1 + wire[at]
+    if at != len(wire) or at > MAX_NAME_BYTES:
+        raise ValueError
+    return b".".join(labels).decode() or "."
+
+
+def dns_value(message: bytes, kind: str, start: int, end: int) -> str:
+    """Return the text of a record's data: an address, a target name, or nothing for other types."""
+    data = message[start:end]
+    if kind == "A" and len(data) == 4:
+        return socket.inet_ntop(socket.AF_INET, data)
+    if kind == "AAAA" and len(data) == 16:
+        return socket.inet_ntop(socket.AF_INET6, data)
+    if kind in ("CNAME", "NS", "PTR", "MX", "SRV"):
+        return dns_name(message, start + {"MX": 2, "SRV": 6}.get(kind, 0))[0]
+    return data[1 : 1 + data[0]].decode("utf-8", "backslashreplace") if kind == "TXT" else ""
+
+
+def tls(fields: Fields, data: bytes) -> None:
+    """Find the server name in a ClientHello (RFC 8446 section 4.1.2, RFC 6066 section 3)."""
+    if data[5] != 1:
+        return
+    set_info(fields, "TLS ClientHello")
+    at = 43  # after the headers of record and handshake, version and random
+    at += 1 + data[at]  # session ID
+    at += 2 + unpack_16(data, at)[0]  # cipher suites
+    at += 3 + data[at]  # compression methods, and the length of all extensions
+    while at + 4 <= len(data):
+        kind, size = unpack_2x16(data, at)
+        if kind == 0:
+            name = data[at + 9 : at + 4 + size].decode("utf-8", "backslashreplace")
+            return set_info(fields, f"TLS {name}", name)
+        at += 4 + size
+
+
+def http(fields: Fields, data: bytes) -> None:
+    """Find the first line of an HTTP/1 message, and the host of a request (RFC 9112 section 3)."""
+    line = data[: 4 * MAX_INFO_CHARS].partition(b"\n")[0].rstrip(b"\r")
+    word = line.partition(b" ")[0]
+    if word in HTTP_METHODS:
+        host = HTTP_HOST.search(data)
+        set_info(fields, line.decode("utf-8", "backslashreplace"), host[1].decode("latin-1") if host else "")
+    elif word.startswith(b"HTTP/1."):
+        set_info(fields, line.decode("utf-8", "backslashreplace"))
+
+
+def dhcp(fields: Fields, data: bytes) -> None:
+    """Find the type of a DHCP message, and the address that it offers or requests (RFC 2131 section 2)."""
+    if data[236:240] != b"\x63\x82\x53\x63":
+        return
+    options, at = dict[int, bytes](), 240
+    while data[at] != 255 and len(options) < MAX_RECORDS:
+        if data[at]:
+            options[data[at]] = data[at + 2 : at + 2 + data[at + 1]]
+        at += 2 + data[at + 1] if data[at] else 1
+    address = options.get(50) or (data[16:20] if any(data[16:20]) else data[12:16])
+    kind = DHCP_TYPES[options[53][0]]
+    set_info(fields, f"DHCP {kind} {socket.inet_ntoa(address) if any(address) else ''}".rstrip())
+
+
+# Tunnels: `info` shows the inner packet.
+
+
+class Inner(Fields):
+    """The fields of a packet inside a tunnel. A tunnel inside it is not opened."""
+
+
+def tunnel(fields: Fields, kind: int, at: int, packet: bytes) -> None:
+    if isinstance(fields, Inner):
+        return
+    inner = Inner(proto="")
+    with contextlib.suppress(struct.error, IndexError, ValueError):
+        network(inner, packet, kind, at)
+    if inner["proto"]:
+        ends = conversation(*map(inner.get, ("src", "dst", "sport", "dport")))
+        fields["info"] = f"{inner['proto']}{ends} {inner.get('info', '')}".rstrip()[:MAX_INFO_CHARS]
+        fields.update({key: inner[key] for key in ("name",) if key in inner})
+
+
+def gre(fields: Fields, packet: bytes, at: int, _: object) -> None:
+    """Decode GRE with its optional fields (RFC 2784, RFC 2890)."""
+    bits, kind = unpack_2x16(packet, at)
+    at += 4 + 4 * sum(bool(bits & bit) for bit in (0x8000, 0x2000, 0x1000))
+    if kind in (0x6558, 0x88BE, 0x22EB):  # Ethernet; ERSPAN I has no header of its own, II has one after a sequence
+        at += {0x6558: 0, 0x88BE: 8 if bits & 0x1000 else 0, 0x22EB: 12}[kind]
+        kind, inner_at = ethernet(packet[at:])
+        at += inner_at
+    tunnel(fields, kind, at, packet)
+
+
+def ip_in_ip(fields: Fields, packet: bytes, at: int, _: object) -> None:
+    tunnel(fields, *raw_ip(packet, at), packet)
+
+
+def vxlan(fields: Fields, data: bytes) -> None:
+    """Decode VXLAN (RFC 7348 section 5)."""
+    if data[0] & 8:
+        kind, at = ethernet(data[8:])
+        tunnel(fields, kind, at + 8, data)
+
+
+PORT_DECODERS: dict[int, Decoder] = {53: dns, 5353: dns, 67: dhcp, 68: dhcp, 4789: vxlan}
+# the first three bytes of a TCP payload
+STREAM_DECODERS: dict[bytes, Decoder] = {b"\x16\x03" + bytes([minor]): tls for minor in range(5)}
+STREAM_DECODERS |= {word[:3]: http for word in (*HTTP_METHODS, b"HTTP")}
+TRANSPORTS: dict[int, Callable[[Fields, bytes, int, Decoder | None], None]] = {
+    1: partial(icmp, ICMP, (0, 8)), 4: ip_in_ip, 6: tcp, 17: udp, 41: ip_in_ip, 47: gre,
+    58: partial(icmp, ICMP6, (128, 129)), 136: udp,
 }  # fmt: skip
-NETWORKS = {IPV4: ipv4, IPV6: ipv6, ARP: arp}
-LINKS: dict[int, tuple[str, Callable[[Found, bytes], object]]] = {
-    ETHERNET: ("Ethernet", partial(typed, 12, 14)),
-    113: ("cooked", partial(typed, 14, 16)), 276: ("cooked", partial(typed, 0, 20)),
-    0: ("BSD loopback", loopback), 108: ("BSD loopback", loopback),
-    12: ("IP", raw_ip), 14: ("IP", raw_ip), RAW: ("IP", raw_ip),
-    228: ("IPv4", partial(network, kind=IPV4, at=0)), 229: ("IPv6", partial(network, kind=IPV6, at=0)),
+NETWORKS: dict[int, Callable[[Fields, bytes, int], None]] = {
+    IPV4: ipv4, IPV6: ipv6, ARP: arp, 0x8847: mpls, 0x8864: pppoe, **dict.fromkeys(VLANS, vlan),
 }  # fmt: skip
 
 
 # Formats: a packet as text.
 
+NOTES = {
+    "flags": " [%s]", "info": " %s", "fragment": " fragment at %s",
+    "truncated": " [truncated]%.0s", "malformed": " [malformed]%.0s",
+}  # fmt: skip
+DOTS = bytes(byte if 32 <= byte < 127 else ord(".") for byte in range(256))
+FIRST_SECOND, LAST_SECOND = -62_135_510_400, 253_402_214_400  # the years 1 to 9999 in all time zones, for strftime()
+MAX_COUNTED = 20_000  # rows that --top counts; above that, the half with the fewest bytes is dropped
+LOOK_S, WARNING_INTERVAL_S = 1.0, 3.0  # how often --top and progress are shown, and drops are reported
+TABLES = ("protocol", "name", "address", "conversation")  # of --top
 
-def format_line(record: Record, found: Found) -> str:
-    """A packet as a person reads it. Nothing in `found` comes from the wire but numbers and what we call them."""
-    (time_ns, length, _, interface, _), get = record, found.get
-    second, fraction = divmod(time_ns, NANO)
-    notes = "".join([NOTES[key] % (found[key],) for key in found if key in NOTES])
-    where = f" {printable(interface)}" if interface else ""
-    way = conversation(get("src"), get("dst"), get("sport"), get("dport"))
-    return f"{clock(second)}.{fraction // 1000:06d}{where} {found['proto']}{way} {length} bytes{notes}\n"
+
+def format_line(
+    record: Record,
+    fields: Fields,
+    format_time: Callable[[int], str] | None = None,
+    link_addresses: bool = False,
+    quiet: bool = False,
+) -> str:
+    """Return the line of a packet. link_addresses, quiet: tcpdump's options -e and -q."""
+    (time_ns, length, linktype, interface, frame), get = record, fields.get
+    before = time_of_day(time_ns) if format_time is None else format_time(time_ns)
+    if interface:
+        before += f"{printable(interface)} "
+    if link_addresses and linktype == ETHERNET:
+        before += f"{frame[6:12].hex(':')} > {frame[:6].hex(':')} "
+    notes = "" if quiet else "".join([NOTES[key] % (fields[key],) for key in fields if key in NOTES])
+    if "vlan" in fields:
+        notes = f" vlan {', '.join(map(str, fields['vlan']))}{notes}"
+    ends = conversation(get("src"), get("dst"), get("sport"), get("dport"))
+    return f"{before}{fields['proto']}{ends} {length} bytes{notes}\n"
 
 
 @lru_cache(8192)
@@ -319,9 +995,46 @@ def conversation(src: str | None, dst: str | None, sport: int | None, dport: int
     return f" {src} > {dst}" if sport is None else f" {format_address((src, sport))} > {format_address((dst, dport))}"
 
 
+def time_of_day(time_ns: int) -> str:
+    second, fraction = divmod(time_ns, NANO)
+    return f"{local_time('%H:%M:%S', second)}.{fraction // 1000:06d} "
+
+
+def date_and_time(time_ns: int) -> str:
+    second, fraction = divmod(time_ns, NANO)
+    return f"{local_time('%Y-%m-%d %H:%M:%S', second)}.{fraction // 1000:06d} "
+
+
 @lru_cache(64)
-def clock(second: int) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(min(second, 1 << 34)))  # a file may say any time
+def local_time(form: str, second: int) -> str:
+    return time.strftime(form, time.localtime(min(max(second, FIRST_SECOND), LAST_SECOND)))
+
+
+def epoch(time_ns: int) -> str:
+    sign, (second, fraction) = "-" * (time_ns < 0), divmod(abs(time_ns), NANO)
+    return f"{sign}{second}.{fraction // 1000:06d} "
+
+
+class Elapsed:
+    """Format the time since the first packet, or since the one before (tcpdump's -ttttt and -ttt)."""
+
+    def __init__(self, since_first: bool) -> None:
+        self._since_first = since_first
+        self._start_ns: int | None = None
+
+    def __call__(self, time_ns: int) -> str:
+        start = time_ns if self._start_ns is None else self._start_ns
+        self._start_ns = start if self._since_first else time_ns
+        sign, (second, fraction) = "-" * (time_ns < start), divmod(abs(time_ns - start), NANO)
+        return f"{sign}{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}.{fraction // 1000:06d} "
+
+
+def time_format(times: int) -> Callable[[int], str]:
+    """Return the time format for so many -t, as in tcpdump."""
+    formats: tuple[Callable[[int], str], ...] = (
+        time_of_day, lambda _: "", epoch, Elapsed(False), date_and_time, Elapsed(True),
+    )  # fmt: skip
+    return formats[min(times, 5)]
 
 
 def format_address(address: tuple[Any, ...]) -> str:
@@ -335,435 +1048,106 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def to_json(record: Record, found: Found) -> str:
-    time_ns, length, _, interface, _ = record
-    named = {"interface": interface} if interface else {}
-    return json.dumps({"time": time_ns / NANO, "length": length, **found, **named}) + "\n"
+def to_json(record: Record, fields: Fields, link_addresses: bool = False) -> str:
+    time_ns, length, linktype, interface, frame = record
+    line = {"time": time_ns / NANO, "length": length, **fields}
+    if interface:
+        line["interface"] = interface
+    if link_addresses and linktype == ETHERNET:
+        line["link_src"], line["link_dst"] = frame[6:12].hex(":"), frame[:6].hex(":")
+    return ENCODE(line) + "\n"
 
 
-def as_hex(frame: bytes) -> str:
+ENCODE = json.JSONEncoder(check_circular=False).encode
+
+
+def payload_offset(linktype: int, frame: bytes) -> int:
+    """Return where the link header ends, or 0 if that is not known."""
+    with contextlib.suppress(KeyError, IndexError, struct.error):
+        kind, at = LINK_LAYERS[linktype][1](frame)
+        while kind in VLANS:
+            kind, at = unpack_16(frame, at + 2)[0], at + 4
+        return at
+    return 0
+
+
+def hex_dump(frame: bytes) -> str:
     rows = [(at, frame[at : at + 16]) for at in range(0, len(frame), 16)]
     return "".join(f"\t0x{at:04x}:  {row.hex(' ', -2):39}  {row.translate(DOTS).decode()}\n" for at, row in rows)
 
 
-def as_ascii(frame: bytes) -> str:
+def ascii_dump(frame: bytes) -> str:
     return "".join(f"\t{line.translate(DOTS).decode()}\n" for line in frame.splitlines(keepends=True))
 
 
-def as_dissected(linktype: int, frame: bytes) -> str:
-    """What scapy finds in a frame: every field of every layer."""
+def scapy_dump(linktype: int, frame: bytes) -> str:
+    """Return all fields of all layers, as scapy dissects them."""
     from scapy.all import Raw, conf
 
     try:
         text = str(conf.l2types.num2layer.get(linktype, Raw)(frame).show(dump=True))
-    except Exception as error:  # its parsers are many, and raise what they like
+    except Exception as error:  # scapy has many parsers, which raise exceptions of all kinds.
         text = f"scapy cannot dissect it: {error!r}"
     return "".join(f"\t{printable(line)}\n" for line in text.splitlines())
 
 
 class Top:
-    """Bytes and packets by protocol, address and conversation; when there are too many, those of fewest bytes go."""
+    """Bytes and packets for each protocol, name, address and conversation.
+
+    A name counts the packet that contains it, and all later packets of its conversation.
+    """
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], list[int]] = {}
+        self._names: dict[str, str] = {}  # of conversations
 
-    def add(self, found: Found, length: int) -> None:
-        proto, src, dst = found["proto"], found.get("src"), found.get("dst")
+    def add(self, fields: Fields, length: int) -> None:
+        proto, src, dst, name = fields["proto"], fields.get("src"), fields.get("dst"), fields.get("name")
         keys = [("protocol", proto)]
         if src and dst:
-            keys += [("address", each) for each in {src, dst}]
-            keys.append(("conversation", f"{proto} {' <> '.join(sorted((src, dst)))}"))
+            port = f" port {min(fields['sport'], fields['dport'])}" if "sport" in fields else ""
+            talk = f"{proto} {' <> '.join(sorted((src, dst)))}{port}"
+            keys += [("address", address) for address in {src, dst}]
+            keys.append(("conversation", talk))
+            if name and proto == "TCP":
+                self._names[self._flow(fields)] = name
+            elif proto == "TCP" and self._names:
+                name = self._names.get(self._flow(fields))
+        if name:
+            keys.append(("name", name))
         for key in keys:
             count = self._counts.setdefault(key, [0, 0])
             count[0] += length
             count[1] += 1
-        if len(self._counts) > KEPT_COUNTS:
-            self._counts = dict(self._sorted()[: KEPT_COUNTS // 2])
+        if len(self._counts) > MAX_COUNTED:
+            self._counts = dict(self._sorted()[: MAX_COUNTED // 2])
+        if len(self._names) > MAX_COUNTED:
+            self._names.clear()
+
+    @staticmethod
+    def _flow(fields: Fields) -> str:
+        return "{} {}".format(*sorted(((fields["src"], fields.get("sport")), (fields["dst"], fields.get("dport")))))
 
     def _sorted(self) -> list[tuple[tuple[str, str], list[int]]]:
         return sorted(self._counts.items(), key=lambda item: -item[1][0])
 
     def table(self, size: os.terminal_size) -> str:
-        """As many rows as fit on the terminal."""
-        rows, each, text = self._sorted(), max(1, (size.lines - 5) // 3), []
-        for title in ("protocol", "address", "conversation"):
-            shown = [(key[1], count[0], count[1]) for key, count in rows if key[0] == title][:each]
-            wide = min(max([36, *(len(name) for name, _, _ in shown)]), max(12, size.columns - 40))
+        """Return the tables, with as many rows as fit on the terminal."""
+        ordered, text = self._sorted(), []
+        tables = [title for title in TABLES if title != "name" or any(key[0] == "name" for key, _ in ordered)]
+        limit = max(1, (size.lines - 2 - len(tables)) // len(tables))
+        for title in tables:
+            rows = [(key[1], count[0], count[1]) for key, count in ordered if key[0] == title][:limit]
+            wide = min(max([36, *(len(label) for label, _, _ in rows)]), max(12, size.columns - 40))
             text.append(f"{title:{wide}} {'packets':>11} {'bytes':>15}")
-            for name, length, packets in shown:
-                bar = "█" * round(length * max(0, size.columns - wide - 30) / (shown[0][1] or 1))
-                name = name if len(name) <= wide else f"{name[: wide - 1]}…"
-                text.append(f"{name:{wide}} {packets:11,} {length:15,} {bar}")
+            for label, length, packets in rows:
+                bar = "█" * round(length * max(0, size.columns - wide - 30) / (rows[0][1] or 1))
+                label = label if len(label) <= wide else f"{label[: wide - 1]}…"
+                text.append(f"{label:{wide}} {packets:11,} {length:15,} {bar}")
         return "\n".join(text)
 
 
-# Captures: files, and the wire.
-
-
-@contextlib.contextmanager
-def explaining(what: str) -> Iterator[None]:
-    """Around what scapy opens or compiles for `what`: whatever fails is a CaptureError."""
-    from scapy.error import Scapy_Exception
-
-    try:
-        yield
-    except PermissionError:
-        remedies = "use sudo; or setcap cap_net_raw=ep PYTHON, once, and any script of any user may capture"
-        raise CaptureError(f"it needs root: {remedies}") from None
-    except (Scapy_Exception, ValueError, OSError) as error:
-        raise CaptureError(f"{what}: {getattr(error, 'strerror', None) or error}") from None
-
-
-@lru_cache(16)
-def compile_filter(expression: str, linktype: int) -> Callable[[bytes, int], int]:
-    """A function of a frame and its length that runs a BPF expression in libpcap. Raises CaptureError."""
-    skip = 4 if linktype in (0, 108) else 0  # libpcap knows of BSD's families only its own system's
-    with explaining("the filter"):
-        from scapy.arch.common import compile_filter
-        from scapy.libs.winpcapy import _lib, pcap_pkthdr
-
-        program = compile_filter(expression, linktype=12 if skip or linktype == 14 else linktype)
-    number, address = ctypes.c_int, ctypes.c_void_p
-    run = ctypes.CFUNCTYPE(number, address, address, ctypes.c_char_p)(("pcap_offline_filter", _lib))
-    header = pcap_pkthdr()
-
-    def matches(frame: bytes, length: int) -> int:
-        header.caplen, header.len = len(frame) - skip, length
-        return len(frame) >= skip and run(ctypes.byref(program), ctypes.byref(header), frame[skip:])
-
-    return matches
-
-
-def passing(batch: list[Record], expression: str) -> list[Record]:
-    """What a BPF expression lets through; it is compiled for each link type."""
-    return [each for each in batch if compile_filter(expression, each[2])(each[4], each[1])] if expression else batch
-
-
-@contextlib.contextmanager
-def reading() -> Iterator[None]:
-    """Around the reading of a file: it, or gzip's data in it, may end or be wrong anywhere."""
-    try:
-        yield
-    except (OSError, EOFError, zlib.error, struct.error, IndexError) as error:
-        raise CaptureError(getattr(error, "strerror", None) or "the file is cut off or damaged") from None
-
-
-class Pipe(io.FileIO):
-    """One that waits before it reads: a signal that came between would not end read(), as it ends select()."""
-
-    def readinto(self, buffer: Any) -> int | None:
-        while not select.select([self], [], [], TICK_S)[0]:
-            pass
-        return super().readinto(buffer)
-
-
-class CaptureFile:
-    """A pcap or pcapng file, also one packed by gzip; "-" is standard input. Raises CaptureError and OSError."""
-
-    linktype, nano = -1, False  # of pcapng, each packet has its own
-
-    def __init__(self, files: contextlib.ExitStack, path: str, expression: str) -> None:
-        regular = os.path.isfile(path)
-        self._raw = (io.FileIO if regular else Pipe)(0 if path == "-" else path, closefd=path != "-")
-        self._file: Any = files.enter_context(io.BufferedReader(self._raw))
-        self._expression = expression
-        self._at_once = BATCH if regular else 1  # what comes through a pipe is shown as it comes
-        with reading():
-            if self._file.peek(1)[:1] == b"\x1f":
-                self._file = gzip.GzipFile(fileobj=self._file)
-            magic = self._file.read(4)
-            if magic != PCAPNG and magic not in MAGICS:
-                raise CaptureError("no capture file: neither pcap nor pcapng")
-            self._records = self._pcapng() if magic == PCAPNG else self._pcap(*MAGICS[magic])
-            if expression:  # a bad one is told at once; and scapy is loaded as long as it may be: see drop_privileges()
-                first = [*itertools.islice(self._records, 1)]
-                passing(first or [(0, 0, max(self.linktype, ETHERNET), None, b"")], expression)
-                self._records = itertools.chain(first, self._records)
-
-    def batches(self) -> Iterator[list[Record]]:
-        batch = None
-        while batch is None or len(batch) == self._at_once:
-            batch = list[Record]()
-            try:
-                with reading():
-                    batch.extend(itertools.islice(self._records, self._at_once))
-            finally:
-                yield passing(batch, self._expression)
-
-    def _take(self, size: int) -> bytes:
-        data = self._file.read(size) if size <= MAX_BLOCK_BYTES else b""
-        if len(data) < size:
-            raise EOFError
-        return data
-
-    def _pcap(self, order: str, scale: int) -> Iterator[Record]:
-        self.linktype = struct.unpack(order + "16xI", self._take(20))[0] & 0x03FFFFFF
-        self.nano = scale == 1
-        return self._pcap_records(struct.Struct(order + "IIII").unpack, scale)
-
-    def _pcap_records(self, numbers: Callable[[bytes], tuple[int, ...]], scale: int) -> Iterator[Record]:
-        read, linktype = self._file.read, self.linktype
-        while head := read(16):
-            second, fraction, kept, length = numbers(head)
-            frame = read(kept) if kept <= MAX_FRAME_BYTES else b""
-            if len(frame) < kept:
-                raise EOFError
-            yield second * NANO + fraction * scale, length, linktype, None, frame
-
-    def _pcapng(self) -> Iterator[Record]:
-        """The packets in a file's blocks (draft-ietf-opsawg-pcapng)."""
-        order, interfaces, head = "<", list[tuple[int, int, int, int]](), PCAPNG + self._take(8)
-        while head:
-            if head[:4] == PCAPNG:
-                order, interfaces = "<" if head[8] == 0x4D else ">", []
-            kind, size = struct.unpack_from(order + "II", head)
-            if size < 12 or size % 4:
-                raise EOFError
-            body = (head[8:] + self._take(size - 12))[:-4]
-            if kind == 1:
-                linktype, snaplen = struct.unpack_from(order + "HxxI", body)
-                interfaces.append((linktype, snaplen, *self._clock(order, body)))
-            elif kind in (2, 6):  # 2 is obsolete
-                form = order + ("5I" if kind == 6 else "HxxIIII")
-                number, high, low, kept, length = struct.unpack_from(form, body)
-                if kept > MAX_FRAME_BYTES:
-                    raise EOFError
-                linktype, _, ticks, offset_s = interfaces[number]
-                time_ns = (high << 32 | low) * NANO // ticks + offset_s * NANO
-                yield time_ns, length, linktype, None, body[20 : 20 + kept]
-            elif kind == 3:  # a simple one: no time, and what is not padding is the packet
-                (length,) = struct.unpack_from(order + "I", body)
-                linktype, snaplen = interfaces[0][:2]
-                yield 0, length, linktype, None, body[4 : 4 + min(length, snaplen or length)]
-            head = self._file.read(12)
-
-    def _clock(self, order: str, body: bytes) -> tuple[int, int]:
-        """From an interface's options, the ticks in a second and what to add, in seconds."""
-        at, ticks, offset_s = 8, 1_000_000, 0
-        while at + 4 <= len(body):
-            code, size = struct.unpack_from(order + "HH", body, at)
-            if code == 9:
-                ticks = 2 ** (body[at + 4] & 127) if body[at + 4] & 128 else 10 ** body[at + 4]
-                self.nano = self.nano or ticks > 1_000_000
-            elif code == 14:
-                (offset_s,) = struct.unpack_from(order + "q", body, at + 4)
-            at += 4 + size + -size % 4
-        return ticks, offset_s
-
-    def progress(self) -> str:
-        return f"{self._raw.tell():,} of {os.path.getsize(self._raw.fileno()):,} bytes" if self._at_once > 1 else ""
-
-    def drops(self) -> int:
-        return 0
-
-
-class CaptureWriter:
-    """Writes pcap; whatever happens, the file ends with a whole record."""
-
-    def __init__(self, files: contextlib.ExitStack, path: str) -> None:
-        self.file = files.enter_context(io.FileIO(1 if path == "-" else path, "w", closefd=path != "-"))
-        self._linktype = -1
-
-    def write(self, batch: list[Record], linktype: int, nano: bool) -> None:
-        data = bytearray()
-        if self._linktype < 0:
-            self._linktype, self._scale = batch[0][2] if batch else linktype, 1 if nano else 1000
-            if self._linktype < 0:
-                return
-            magic = 0xA1B23C4D if nano else 0xA1B2C3D4
-            data += struct.pack("<IHHiIII", magic, 2, 4, 0, 0, 262_144, self._linktype)
-        alike = [*itertools.takewhile(lambda each: each[2] == self._linktype, batch)]
-        for time_ns, length, _, _, frame in alike:
-            second, fraction = divmod(time_ns, NANO)
-            times, kept = (second & 0xFFFFFFFF, fraction // self._scale), len(frame)
-            data += struct.pack("<IIII", *times, kept, max(length, kept)) + frame
-        self._write(data)
-        if len(alike) < len(batch):
-            raise CaptureError("a pcap file has one link type, and here are several: -i or a filter may choose")
-
-    def _write(self, data: bytearray) -> None:
-        whole, left = os.fstat(self.file.fileno()).st_size, memoryview(data)
-        try:
-            while left:
-                left = left[self.file.write(left) or 0 :]
-        except (OSError, KeyboardInterrupt):
-            with contextlib.suppress(OSError):  # a device
-                self.file.truncate(whole)
-            raise
-
-
-class Live:
-    """An interface, opened by scapy; on Linux, `any` is all of them. Raises CaptureError."""
-
-    nano = False
-
-    def __init__(self, files: contextlib.ExitStack, interface: str | None, expression: str, buffer_bytes: int) -> None:
-        self.interface, self._dropped, self._late = pick_interface(interface), 0, ""
-        with explaining(self.interface):
-            (self._open if ON_LINUX else self._open_elsewhere)(files, expression, buffer_bytes)
-
-    def _open(self, files: contextlib.ExitStack, expression: str, buffer_bytes: int) -> None:
-        from scapy.arch import common
-        from scapy.arch.linux import L2ListenSocket
-        from scapy.data import ARPHRD_TO_DLT
-
-        # What a filter of scapy's lets through of a frame: it would cut them at 65,535.
-        common.MTU = LONGEST_BYTES  # type: ignore[attr-defined]
-        # A filter in the kernel sees neither a VLAN tag, which is kept beside the frame, nor which link type it has.
-        self._by_tag = bool(re.search(r"\bvlan\b", expression))
-        self._late = expression if self.interface == "any" or self._by_tag else ""
-        self._socket: Any
-        if self.interface == "any":
-            self._socket = files.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
-        else:
-            opened = L2ListenSocket(iface=self.interface, filter=None if self._late else expression or None)
-            files.callback(opened.close)
-            self._socket = opened.ins
-        # 12 is raw IP, on some systems.
-        known = {each: dlt for each, dlt in ARPHRD_TO_DLT.items() if dlt not in (-1, 12)}
-        self._linktype_of = defaultdict(lambda: RAW, known)
-        hardware = self._socket.getsockname()[3]
-        self.linktype = ETHERNET if self.interface == "any" else self._linktype_of[hardware]
-        if self._late:
-            compile_filter(self._late, self.linktype)  # a bad filter is told at once
-        set_options(self._socket, buffer_bytes, hardware == ARPHRD_LOOPBACK)
-
-    def _open_elsewhere(self, files: contextlib.ExitStack, expression: str, _: int) -> None:
-        self._socket = scapy_conf().L2listen(iface=self.interface, filter=expression or None)
-        files.callback(self._socket.close)
-        self.linktype = 0 if re.match("lo|utun|gif", self.interface) else ETHERNET
-
-    def batches(self) -> Iterator[list[Record]]:
-        receive = self._receive if ON_LINUX else self._receive_elsewhere
-        while True:
-            batch = list[Record]()
-            try:
-                batch.extend(receive(TICK_S))
-            except KeyboardInterrupt:
-                batch.extend(receive(0.0))  # what had come by then
-                raise
-            except OSError as error:  # it was switched off, or taken away
-                raise CaptureError(f"{self.interface}: {error.strerror}") from None
-            finally:
-                yield batch
-
-    def _receive(self, wait_s: float) -> Iterator[Record]:
-        """What has arrived, after a moment at the latest."""
-        if not select.select([self._socket], [], [], wait_s)[0]:
-            return
-        with contextlib.suppress(BlockingIOError):
-            for _ in range(BATCH):
-                frame, control, _, address = self._socket.recvmsg(LONGEST_BYTES, 128, socket.MSG_DONTWAIT)
-                name, _, direction, hardware, _ = address
-                if direction == OUTGOING and hardware == ARPHRD_LOOPBACK:
-                    continue  # it comes in again
-                linktype, shown = self._linktype_of[hardware], name if self.interface == "any" else None
-                time_ns, length, tag = read_control(control, len(frame))
-                whole = frame[:12] + tag + frame[12:] if tag else frame
-                judged = whole if self._by_tag else frame  # without one, as in the kernel
-                if not self._late or compile_filter(self._late, linktype)(judged, length):
-                    yield time_ns, length + len(tag), linktype, shown, whole
-
-    def _receive_elsewhere(self, wait_s: float) -> Iterator[Record]:
-        for each in self._socket.select([self._socket], wait_s):
-            _, frame, when = each.recv_raw()
-            if frame:
-                yield int((when or time.time()) * NANO), len(frame), self.linktype, None, frame
-
-    def progress(self) -> str:
-        return ""
-
-    def drops(self) -> int:
-        """What the kernel dropped so far; its own count begins anew when it is read."""
-        if ON_LINUX:
-            self._dropped += struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
-        return self._dropped
-
-
-def set_options(opened: socket.socket, buffer_bytes: int, is_loopback: bool) -> None:
-    put = opened.setsockopt
-    put(SOL_PACKET, PACKET_AUXDATA, 1)
-    put(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-    with contextlib.suppress(OSError):  # an old kernel: Live leaves out what goes out
-        put(SOL_PACKET, PACKET_IGNORE_OUTGOING, int(is_loopback))
-    try:
-        put(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
-    except PermissionError:
-        put(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
-    opened.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)  # its count is from here: there was no such buffer before
-
-
-def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int, int, bytes]:
-    """From a frame's ancillary data its time in ns, its length on the wire, and the VLAN tag it had."""
-    time_ns, length, tag = 0, kept, b""
-    for level, kind, data in control:
-        if level == SOL_PACKET:  # struct tpacket_auxdata
-            status, length, _, _, _, tci, tpid = struct.unpack("IIIHHHH", data)
-            if status & 0x10:  # TP_STATUS_VLAN_VALID; 0x40 is TP_STATUS_VLAN_TPID_VALID
-                tag = struct.pack("!HH", tpid if status & 0x40 else VLANS[0], tci)
-        elif kind == SO_TIMESTAMPNS:
-            second, fraction = struct.unpack("ll", data)
-            time_ns = second * NANO + fraction
-    return time_ns, length, tag
-
-
-class Stop:
-    """Ctrl+C, SIGTERM and the end of --duration: a KeyboardInterrupt where packets are waited for, and nowhere else, so
-    that no output is torn. A second one comes anywhere: who reads the lines may have stopped.
-    """
-
-    _asked = _waits = False
-    _ends_at = 0.0
-
-    def __init__(self, duration_s: float | None) -> None:
-        self._duration_s = duration_s or sys.maxsize
-        with contextlib.suppress(ValueError):  # not the main thread, which alone has signals
-            for name in {"SIGINT", "SIGTERM", "SIGALRM"} & {*dir(signal)}:  # Windows has no alarm
-                signal.signal(getattr(signal, name), self._ask)
-
-    def _ask(self, *_: object) -> None:
-        again, self._asked = self._asked, True
-        if self._waits or again:
-            raise KeyboardInterrupt
-
-    def __enter__(self) -> None:
-        self._waits = True
-        if self._asked:
-            raise KeyboardInterrupt
-
-    def __exit__(self, *_: object) -> None:
-        self._waits = False
-
-    def until(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The batches that come before it; --duration counts from the first. Raises what they raise."""
-        if not self._ends_at:
-            self._ends_at = time.monotonic() + self._duration_s
-            if self._duration_s < sys.maxsize and hasattr(signal, "setitimer"):
-                signal.setitimer(signal.ITIMER_REAL, self._duration_s)
-        with contextlib.suppress(KeyboardInterrupt):
-            while time.monotonic() < self._ends_at:
-                with self:
-                    batch = next(batches, None)
-                if batch is None:
-                    break
-                yield batch
-
-
-def scapy_conf() -> Any:
-    """scapy's settings: `ifaces`, those there are now, and `iface`, the default route's."""
-    import scapy.route  # noqa: F401 - it fills in iface
-    from scapy.config import conf
-
-    conf.ifaces.reload()
-    return conf
-
-
-def pick_interface(wanted: str | None) -> str:
-    conf = scapy_conf()
-    names = [*conf.ifaces.keys(), *["any"] * ON_LINUX]
-    if wanted is not None and wanted not in names:
-        raise CaptureError(f"no interface {wanted}; there are: {', '.join(names)}")
-    return wanted or str(conf.iface)
+# Library functions, and files to write.
 
 
 def packets(source: CaptureFile | Live) -> Iterator[Packet]:
@@ -772,39 +1156,121 @@ def packets(source: CaptureFile | Live) -> Iterator[Packet]:
 
 
 def capture(interface: str | None = None, filter: str = "", *, buffer_mib: int = 32) -> Iterator[Packet]:
-    """The packets of an interface (default: the default route's; on Linux also "any") that a BPF filter lets through.
+    """Yield the packets of an interface that pass a BPF filter, without end: leave the loop, or close() the iterator.
 
-    It does not end by itself: leave the loop, or close() it. Raises CaptureError.
+    interface: default is that of the default route; on Linux, "any" is all of them. Raises CaptureError.
     """
     with contextlib.ExitStack() as files:
-        yield from packets(Live(files, interface, filter, buffer_mib << 20))
+        yield from packets(Live(files, interface, filter, buffer_mib << 20, promiscuous=True))
 
 
 def read(path: str, filter: str = "") -> Iterator[Packet]:
-    """The packets of a capture file that a BPF filter lets through. Raises CaptureError and OSError."""
+    """Yield the packets of a capture file that pass a BPF filter. Raises CaptureError and OSError."""
     with contextlib.ExitStack() as files:
-        yield from packets(CaptureFile(files, path, filter))
+        yield from packets(CaptureFile(files, path, filter, Stop()))
 
 
-def drop_privileges(user: str | None, output: int | None) -> str:
-    """Become `user`, or the one who called sudo, and give them the output, if it is a file; what came of it."""
-    if not hasattr(os, "geteuid") or os.geteuid():
-        return ""
-    import pwd
+def open_output(path: str, source: io.FileIO | None) -> tuple[io.FileIO, bool]:
+    """Return an empty file to write, and whether it was created. Raise CaptureError if that would damage a file.
 
+    In a directory that others can write, links and files of other users are refused: they may be a trap for root.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    with contextlib.suppress(FileExistsError):
+        return io.FileIO(os.open(path, flags | os.O_EXCL, 0o666), "w"), True
+    folder = os.stat(os.path.dirname(path) or ".")
+    shared = os.name == "posix" and bool(folder.st_mode & 0o022)
     try:
-        uid, gid = (pwd.getpwnam(user) if user else pwd.getpwuid(int(os.environ.get("SUDO_UID", 0))))[2:4]
-    except (KeyError, ValueError, OverflowError):
-        raise CaptureError(f"no user {user or 'SUDO_UID'}") from None
-    if not uid:
-        return ""
-    printable("\0")  # loads its codec: that user may not be allowed to read this Python's files
-    if output is not None and stat.S_ISREG(os.fstat(output).st_mode):
-        os.fchown(output, uid, gid)
-    os.setgroups([])
-    os.setgid(gid)
-    os.setuid(uid)
-    return f"privileges given up, running as user {uid} and group {gid}"
+        file = io.FileIO(os.open(path, flags | (os.O_NOFOLLOW if shared else 0), 0o666), "w")
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise CaptureError(f"{path} is a link in a directory that others can write; choose another -w") from None
+        raise
+    with contextlib.ExitStack() as unless_usable:
+        unless_usable.callback(file.close)
+        status = os.fstat(file.fileno())
+        if source and os.path.samestat(status, os.fstat(source.fileno())):
+            raise CaptureError(f"-w would overwrite {path} while it is read; choose another -w")
+        if stat.S_ISREG(status.st_mode):
+            owners = (folder.st_uid, os.geteuid(), int(os.environ.get("SUDO_UID", -1))) if shared else (status.st_uid,)
+            if status.st_uid not in owners or (shared and status.st_nlink > 1):
+                raise CaptureError(f"{path} belongs to another user; choose another -w")
+            file.truncate(0)
+        unless_usable.pop_all()
+    return file, False
+
+
+class CaptureWriter:
+    """Write pcap files. Whatever happens, each file ends with a complete record.
+
+    max_bytes, max_files: start another file when one is larger; reuse the oldest of so many (tcpdump's -C and -W).
+    snaplen: bytes of a packet that are written, or 0 for all.
+    """
+
+    def __init__(self, path: str, source: CaptureFile | Live, max_bytes: int = 0, max_files: int = 0, snaplen: int = 0):
+        self._path, self._max_bytes, self._max_files, self._snaplen = path, max_bytes, max_files, snaplen
+        self._source, self._number, self._linktype, self._size = source, 0, -1, 0
+        self.created: list[int] = []
+        self._open()
+
+    def _open(self) -> None:
+        if self._path == "-":
+            self._file = io.FileIO(1, "w", closefd=False)
+            return
+        name, digits = self._path, len(str(self._max_files - 1)) if self._max_files > 1 else 0
+        if self._number or digits:
+            name += f"{self._number:0{digits}d}"
+        self._file, created = open_output(name, self._source.raw)
+        if created:
+            self.created.append(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def write(self, batch: list[Record], linktype: int, nano: bool) -> None:
+        """Write packets, after the header. An empty batch writes the header alone, once the link type is known."""
+        data = bytearray()
+        if self._linktype < 0:
+            self._linktype, self._unit = batch[0][2] if batch else linktype, 1 if nano else 1000
+            if self._linktype < 0:
+                return
+            data += self._header()
+        for time_ns, length, linktype, _, frame in batch:
+            if linktype != self._linktype:
+                self._write(data)
+                raise CaptureError("a pcap file has one link type, and these packets have several; use -i or a filter")
+            if self._max_bytes and self._size + len(data) > self._max_bytes:
+                self._write(data)
+                self._rotate()
+                data = self._header()
+            second, fraction = divmod(time_ns, NANO)
+            kept = frame[: self._snaplen] if self._snaplen else frame
+            sizes = len(kept), max(length, len(frame))
+            data += struct.pack("<IIII", second & 0xFFFFFFFF, fraction // self._unit, *sizes) + kept
+        self._write(data)
+
+    def _header(self) -> bytearray:
+        magic = 0xA1B23C4D if self._unit == 1 else 0xA1B2C3D4
+        snaplen = self._snaplen or MAX_FRAME_BYTES
+        return bytearray(struct.pack("<IHHiIII", magic, 2, 4, 0, 0, snaplen, self._linktype))
+
+    def _rotate(self) -> None:
+        self._file.close()
+        self._number, self._size = self._number + 1, 0
+        if self._max_files:
+            self._number %= self._max_files
+        self._open()
+
+    def _write(self, data: bytearray) -> None:
+        before, rest = os.fstat(self._file.fileno()).st_size, memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
+        except (OSError, KeyboardInterrupt):
+            with contextlib.suppress(OSError):  # A device cannot be truncated.
+                self._file.truncate(before)
+            raise
+        self._size += len(data)
 
 
 # The command line.
@@ -856,116 +1322,144 @@ def new_parser() -> argparse.ArgumentParser:
     return parser
 
 
-SWITCHES = {
-    "-D": "list the interfaces",
-    "-v": "below each line, every field that scapy knows; slow",
-    "--json": "print a JSON object for each packet",
-    "--top": "count by protocol, address and conversation",
-    "--print": "print the packets with -w or --top, too",
-    "-n": "for tcpdump's habit: names are never looked up",
-}
-
-
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser()
-    add, seconds = parser.add_argument, partial(bounded, float, 0.01, 86_400)
-    add("-i", metavar="IFACE", help="the interface, or any (the default route's)")
-    add("-r", metavar="FILE", help="read a capture file instead; - is standard input")
-    add("-c", type=partial(bounded, int, 1, sys.maxsize), metavar="COUNT", help="stop after so many packets")
-    add("--duration", type=seconds, metavar="SECONDS", help="stop after so many seconds")
+    count, size = partial(bounded, int, 1, sys.maxsize), partial(bounded, float, 0.000_1, 1e9)
+    add = parser.add_argument_group("capture").add_argument
+    add("-i", metavar="IFACE", help='interface, or "any" for all (default: that of the default route)')
+    add("-D", action="store_true", help="list the interfaces")
+    add("-p", action="store_true", help="do not put the interface into promiscuous mode")
+    add("--buffer", type=partial(bounded, int, 1, 1023), default=32, metavar="MIB", help="size of the kernel's buffer")
+    add("--user", metavar="NAME", help="user to become after opening everything (default: the caller of sudo)")
+    add("filter", nargs="*", metavar="FILTER", help="capture filter, see pcap-filter(7)")
+    add = parser.add_argument_group("files").add_argument
+    add("-r", metavar="FILE", help="read a capture file; - is standard input")
     add("-w", metavar="FILE", help="write the packets to a pcap file; - is standard output")
-    for flag, text in SWITCHES.items():
-        add(flag, action="store_true", help=text)
-    dumps = parser.add_mutually_exclusive_group()
-    dumps.add_argument("-x", action="store_true", help="below each line, the frame in hex and ASCII")
-    dumps.add_argument("-A", action="store_true", help="below each line, the frame as text")
-    add("--buffer", type=partial(bounded, int, 1, 1023), default=32, metavar="MIB", help="of the kernel (%(default)s)")
-    add("--user", metavar="NAME", help="whom to become once all is open (with sudo: who called it)")
-    add("filter", nargs="*", metavar="FILTER", help="a BPF expression, as in pcap-filter(7)")
+    add("-C", type=size, metavar="SIZE", help="start another file after SIZE million bytes")
+    add(
+        "-W", type=partial(bounded, int, 1, 1_000_000), metavar="COUNT", help="with -C, reuse the oldest of COUNT files"
+    )
+    add("-s", type=partial(bounded, int, 0, MAX_FRAME_BYTES), default=0, metavar="SNAPLEN", help="bytes that -w writes")
+    add = parser.add_argument_group("output").add_argument
+    add("--json", action="store_true", help="print a JSON object for each packet")
+    add("--top", action="store_true", help="count by protocol, name, address and conversation")
+    add("--print", action="store_true", help="print the packets also with -w or --top")
+    add("-q", action="store_true", help="print shorter lines, without flags and names")
+    add("-e", action="store_true", help="print link-layer addresses")
+    add(
+        "-t", action="count", default=0, help="print no time; -tt epoch, -ttt delta, -tttt date, -ttttt since the first"
+    )
+    add("-X", action="count", default=0, help="dump the packet in hex and ASCII; -XX with the link header")
+    add("-x", action="store_true", help="the same as -XX")
+    add("-A", action="store_true", help="dump the packet as text")
+    add("-v", action="store_true", help="print every field that scapy knows; slow")
+    for habit in ("-n", "-l", "-U", "--immediate-mode"):
+        add(habit, action="count", help="accepted as in tcpdump; it is always so")
+    add = parser.add_argument_group("limits").add_argument
+    add("-c", type=count, metavar="COUNT", help="stop after COUNT packets")
+    add("--duration", type=partial(bounded, float, 0.01, 86_400), metavar="S", help="stop after S seconds")
     args = parser.parse_args(argv)
-    if args.w == "-" and (args.print or args.top):
-        parser.error("-w - leaves no room for --print and --top")
-    if args.r is not None and args.i is not None:
-        parser.error("-r does not go with -i")
-    if args.json and (args.x or args.A or args.v or args.top):
-        parser.error("--json leaves no room for -x, -A, -v and --top")
+    check_args(parser, args)
     return args
+
+
+def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the program with status 2 if options contradict each other."""
+    if (args.x or args.X) and args.A:
+        parser.error("-x, -X and -A cannot be used together")
+    if args.w == "-" and (args.print or args.top):
+        parser.error("-w - uses standard output, so --print and --top cannot be used")
+    if args.r is not None and args.i is not None:
+        parser.error("-r and -i cannot be used together")
+    if args.json and (args.X or args.x or args.A or args.v or args.top):
+        parser.error("--json cannot be used with -X, -x, -A, -v and --top")
+    if args.C and args.w in (None, "-"):
+        parser.error("-C needs -w with a file name")
+    if args.W and not args.C:
+        parser.error("-W needs -C")
 
 
 def list_interfaces() -> None:
     conf = scapy_conf()
-    for each in conf.ifaces.values():
-        addresses = ", ".join(address for family in each.ips.values() for address in family)
-        default = " (default)" if each.name == str(conf.iface) else ""
-        print(f"{printable(each.name)} {addresses}".rstrip() + default)
+    for interface in conf.ifaces.values():
+        addresses = ", ".join(address for family in interface.ips.values() for address in family)
+        default = " (default)" if interface.name == str(conf.iface) else ""
+        print(f"{printable(interface.name)} {addresses}".rstrip() + default)
 
 
-def as_shown(args: argparse.Namespace, record: Record, found: Found) -> str:
-    text = to_json(record, found) if args.json else format_line(record, found)
-    for wanted, more in ((args.x, as_hex), (args.A, as_ascii), (args.v, partial(as_dissected, record[2]))):
-        text += more(record[4]) if wanted else ""
-    return text
-
-
-def showing_progress(source: CaptureFile | Live) -> Iterator[list[Record]]:
-    """Its batches; and how much of a file is read, on a terminal that shows nothing else."""
-    shown_at, text = time.monotonic() if sys.stderr and sys.stderr.isatty() and not os.isatty(1) else sys.maxsize, ""
-    for batch in source.batches():
-        if time.monotonic() - shown_at >= TICK_S:
-            shown_at, text = time.monotonic(), source.progress()
-            print(text, end="\r", file=sys.stderr, flush=True)
-        yield batch
-    if text:
-        print(" " * len(text), end="\r", file=sys.stderr, flush=True)
+def packet_format(args: argparse.Namespace) -> Callable[[Record, Fields], str]:
+    """Return the function that formats a packet as the options ask for."""
+    line: Callable[[Record, Fields], str] = format_line
+    if args.json:
+        line = partial(to_json, link_addresses=args.e)
+    elif args.t or args.e or args.q:
+        line = partial(format_line, format_time=time_format(args.t), link_addresses=args.e, quiet=args.q)
+    dumps: list[Callable[[int, bytes], str]] = []
+    if args.x or args.X > 1:
+        dumps.append(lambda _, frame: hex_dump(frame))
+    elif args.X:
+        dumps.append(lambda linktype, frame: hex_dump(frame[payload_offset(linktype, frame) :]))
+    if args.A:
+        dumps.append(lambda _, frame: ascii_dump(frame))
+    if args.v:
+        dumps.append(scapy_dump)
+    if not dumps:
+        return line
+    return lambda record, fields: line(record, fields) + "".join(dump(record[2], record[4]) for dump in dumps)
 
 
 class Output:
-    """Where batches of packets go: lines, the table, the file; and what is said of them."""
+    """Print and write batches of packets, and report counters."""
 
     def __init__(self, args: argparse.Namespace, source: CaptureFile | Live, writer: CaptureWriter | None) -> None:
         self._args, self._source, self._writer, self._top = args, source, writer, Top() if args.top else None
-        self._show = partial(as_shown, args) if args.x or args.A or args.v else to_json if args.json else format_line
+        self._format = packet_format(args)
         self._lines = args.print or not (args.top or args.w)
-        self._refreshes = (
-            args.top and not self._lines and sys.stdout and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-        )
-        self._captured, self._looked_at, self._warned_at, self._drops = 0, 0.0, 0.0, 0
+        on_terminal = sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        self._refreshes = args.top and not self._lines and on_terminal
+        self._shows_progress = args.r is not None and not on_terminal and sys.stderr is not None and sys.stderr.isatty()
+        self._captured, self._looked_at, self._warned_at, self._drops = 0, time.monotonic(), 0.0, 0
 
     def run(self, stop: Stop) -> None:
+        """Process batches until the source ends, enough packets were captured, or a stop is requested."""
         try:
-            for batch in stop.until(showing_progress(self._source)):
-                self._take(batch[: self._args.c - self._captured] if self._args.c else batch)
-                if self._captured == self._args.c:
+            for batch in self._source.batches():
+                self._write(batch[: self._args.c - self._captured] if self._args.c else batch)
+                if self._captured == self._args.c or stop:
                     break
-                now = time.monotonic()
-                if now - self._looked_at >= TICK_S:
-                    self._looked_at = now
-                    if self._refreshes:
-                        self._draw()
-                    self._warn(now)
+                if time.monotonic() - self._looked_at >= LOOK_S:
+                    self._look()
         finally:
             self._draw()
             dropped = "" if self._args.r else f"\n{self._source.drops()} packets dropped by kernel"
-            tell(f"{self._captured} packet{'s' * (self._captured != 1)} captured{dropped}")
+            print_status(f"{self._captured} packet{'s' * (self._captured != 1)} captured{dropped}")
 
-    def _take(self, batch: list[Record]) -> None:
+    def _write(self, batch: list[Record]) -> None:
         self._captured += len(batch)
         if self._writer:
             self._writer.write(batch, self._source.linktype, self._source.nano)
         if not self._lines and not self._top:
             return
-        known = [(record, dissect(record[4], record[2], record[1])) for record in batch]
+        decoded = [(record, dissect(record[4], record[2], record[1])) for record in batch]
         if self._top:
-            for record, found in known:
-                self._top.add(found, record[1])
+            for record, fields in decoded:
+                self._top.add(fields, record[1])
         if self._lines and batch:
             with output_errors():
-                print("".join([self._show(*each) for each in known]), end="", flush=True)
+                print("".join([self._format(*item) for item in decoded]), end="", flush=True)
 
-    def _warn(self, now: float) -> None:
-        if now - self._warned_at >= 3 and (drops := self._source.drops()) > self._drops:
+    def _look(self) -> None:
+        """Refresh the tables, show progress and warn about dropped packets, once in a while."""
+        self._looked_at = now = time.monotonic()
+        if self._refreshes:
+            self._draw()
+        if self._shows_progress and isinstance(self._source, CaptureFile):
+            size = os.fstat(self._source.raw.fileno()).st_size
+            print(f"{self._source.raw.tell():,} of {size:,} bytes", end="\r", file=sys.stderr, flush=True)
+        if now - self._warned_at >= WARNING_INTERVAL_S and (drops := self._source.drops()) > self._drops:
             self._warned_at, self._drops = now, drops
-            print_message("warning", f"the kernel dropped {drops} packets so far: a filter, -w or --buffer may help")
+            hint = "use a narrower filter, -w or a larger --buffer"
+            print_message("warning", f"the kernel has dropped {drops} packets; {hint}")
 
     def _draw(self) -> None:
         if self._top:
@@ -974,7 +1468,8 @@ class Output:
                 print(start + self._top.table(shutil.get_terminal_size()), flush=True)
 
 
-def tell(message: str) -> None:
+def print_status(message: str) -> None:
+    """Print a line to standard error."""
     if sys.stderr:
         with contextlib.suppress(OSError):
             print(message, file=sys.stderr, flush=True)
@@ -982,35 +1477,36 @@ def tell(message: str) -> None:
 
 def run(args: argparse.Namespace) -> None:
     expression, stop = " ".join(args.filter), Stop(args.duration)
+    stop.catch_signals()
     with contextlib.ExitStack() as files:
-        with stop:
-            live = Live(files, args.i, expression, args.buffer << 20) if args.r is None else None
-            source = live or CaptureFile(files, args.r, expression)
-        if args.r and args.w and os.path.exists(args.w) and os.path.samefile(args.r, args.w):
-            raise CaptureError("-w would overwrite it while it is read")
-        writer = None if args.w is None else CaptureWriter(files, args.w)
-        if writer:
-            writer.write([], source.linktype, source.nano)  # the header: a file without packets is one, too
+        if args.r is None:
+            check_for_file(args.filter)
+            source: CaptureFile | Live = Live(files, args.i, expression, args.buffer << 20, not args.p)
+        else:
+            source = CaptureFile(files, args.r, expression, stop)
+        writer = None
+        if args.w is not None:
+            writer = CaptureWriter(args.w, source, int((args.C or 0) * 1_000_000), args.W or 0, args.s)
+            files.callback(writer.close)
+            writer.write([], source.linktype, source.nano)  # A file without packets has a header, too.
         if args.v:
-            print_message(
-                "info", "-v dissects every field of every packet: slow" + ", and packets may be lost" * bool(live)
-            )
-            as_dissected(RAW, b"")  # loads scapy while it may be read
-        if said := drop_privileges(args.user, writer.file.fileno() if writer and args.w != "-" else None):
-            print_message("info", said)
-        if live:
-            tell(f"Starting packet capture on {printable(live.interface)}... Press Ctrl+C to stop.")
+            print_message("info", "-v is slow" + ("; packets may be lost" if args.r is None else ""))
+            scapy_dump(RAW, b"")  # It imports scapy's layers before privileges are dropped.
+        if message := drop_privileges(args.user, writer.created if writer else []):
+            print_message("info", message)
+        if args.r is None:
+            print_status(f"Starting packet capture on {printable(source.interface)}... Press Ctrl+C to stop.")
         Output(args, source, writer).run(stop)
         if writer:
-            writer.write([], ETHERNET, False)  # a pcapng file without packets becomes a pcap file without
+            writer.write([], ETHERNET, False)  # the header, if a pcapng file contained no packets
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     reserve_standard_descriptors()
     args = parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a letter
-    logging.getLogger("scapy.runtime").setLevel(logging.CRITICAL)  # what fails, is said here
+        sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the terminal's encoding lacks
+    logging.getLogger("scapy.runtime").setLevel(logging.CRITICAL)  # main() prints errors itself.
     try:
         if args.D:
             with output_errors():
@@ -1019,9 +1515,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             run(args)
         return 0
     except (KeyboardInterrupt, BrokenPipeError):
-        return 0  # what was to be read or done is not needed any more: a signal, or -w - | head
+        return 0  # BrokenPipeError: the reader of -w - has ended.
     except ImportError:
-        print_message("error", "it needs scapy: pip install scapy")
+        print_message("error", "scapy is missing; install it with: pip install scapy")
     except CaptureError as error:
         print_message("error", printable(f"{args.r}: {error}" if args.r else str(error)))
     except OSError as error:
