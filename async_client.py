@@ -503,6 +503,8 @@ def converse(args: argparse.Namespace, context: ssl.SSLContext | None) -> int:
             print("Closing the connection", flush=True)
     if failure:
         raise failure
+    if args.message and not reply and not args.no_shutdown:
+        print_message("warning", "the server closed the connection without an answer; try --no-shutdown")
     return 0
 
 
