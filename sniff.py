@@ -10,7 +10,7 @@
 script decodes tens of thousands of packets in a second; it resolves no names and reassembles no streams.
 
 examples:
-  sudo python sniff.py                        the default interface, until Ctrl+C
+  sudo python sniff.py                        capture until Ctrl+C
   sudo python sniff.py -i any -c 10 port 53   ten packets of port 53
   sudo python sniff.py -w out.pcap --print    write and print packets
   sudo python sniff.py -w ring -C 100 -W 5    the last 400 to 500 MB, in files
@@ -156,14 +156,14 @@ def filter_function(expression: str, linktype: int) -> Callable[[bytes, int], in
 
 
 class Pipe(io.FileIO):
-    """Standard input or a FIFO. It ends when a stop is requested, because read() itself would go on waiting."""
+    """Standard input or a FIFO. A requested stop raises KeyboardInterrupt, because read() would continue to wait."""
 
     stop = Stop()
 
     def readinto(self, buffer: Any) -> int | None:
         while not select.select([self], [], [], TICK_S)[0]:
             if self.stop:
-                return 0
+                raise KeyboardInterrupt
         return super().readinto(buffer)
 
 
@@ -177,7 +177,7 @@ class CaptureFile:
         regular = os.path.isfile(path)
         self.raw = (io.FileIO if regular else Pipe)(0 if path == "-" else path, closefd=path != "-")
         self._file: Any = files.enter_context(io.BufferedReader(self.raw))
-        self._expression, self._stop = expression, stop
+        self._expression = expression
         self._batch_size = BATCH if regular else 1  # Packets from a pipe are printed as they arrive.
         if isinstance(self.raw, Pipe):
             self.raw.stop = stop
@@ -207,7 +207,7 @@ class CaptureFile:
             if self._expression:
                 batch = [each for each in batch if filter_function(self._expression, each[2])(each[4], each[1])]
             yield batch
-        if failure and not self._stop:  # After a stop, a pipe ends in the middle of a record.
+        if failure:
             raise failure
 
     def _read(self, size: int) -> bytes:
@@ -997,16 +997,16 @@ def conversation(src: str | None, dst: str | None, sport: int | None, dport: int
 
 def time_of_day(time_ns: int) -> str:
     second, fraction = divmod(time_ns, NANO)
-    return f"{local_time('%H:%M:%S', second)}.{fraction // 1000:06d} "
+    return f"{format_second('%H:%M:%S', second)}.{fraction // 1000:06d} "
 
 
 def date_and_time(time_ns: int) -> str:
     second, fraction = divmod(time_ns, NANO)
-    return f"{local_time('%Y-%m-%d %H:%M:%S', second)}.{fraction // 1000:06d} "
+    return f"{format_second('%Y-%m-%d %H:%M:%S', second)}.{fraction // 1000:06d} "
 
 
 @lru_cache(64)
-def local_time(form: str, second: int) -> str:
+def format_second(form: str, second: int) -> str:
     return time.strftime(form, time.localtime(min(max(second, FIRST_SECOND), LAST_SECOND)))
 
 

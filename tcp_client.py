@@ -320,8 +320,8 @@ def print_lines(chunks: Iterable[bytes]) -> None:
             first, *others = data.split(b"\n")
             line += first
             for other in others:
-                print_received(line.removesuffix(b"\r"))
-                line, printed = bytearray(other), True
+                complete_line, line, printed = line, bytearray(other), True
+                print_received(complete_line.removesuffix(b"\r"))
             with output_errors():
                 print(end="", flush=True)
         complete = True

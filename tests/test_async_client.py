@@ -3,10 +3,12 @@
 import asyncio
 import collections
 import contextlib
+import errno
 import json
 import os
 import pty
 import re
+import select
 import shlex
 import signal
 import socket
@@ -17,7 +19,7 @@ import threading
 import time
 
 import pytest
-from conftest import ROOT, free_port, in_namespace, wait_for_route
+from conftest import ROOT, free_port, in_namespace, process_status, wait_for_route
 
 import async_client
 from async_client import exchange
@@ -249,7 +251,95 @@ def test_a_server_that_never_answers_is_one_line_and_status_1(run, peers):
 
 def test_a_server_that_trickles_does_not_outlive_the_deadline(run, peers):
     port = peers.start(sends(*[b"x"] * 500, pause_s=0.01))
-    assert seconds_of(lambda: one_error(run("async_client.py", "--port", port, "--timeout", 0.3))) < 2
+    results = []
+    assert seconds_of(lambda: results.append(run("async_client.py", "--port", port, "--timeout", 0.5))) < 2
+    status, out, err = results[0]
+    assert (status, "in time" in err) == (1, True)
+    assert re.search(r"^Received: x+$", out, re.MULTILINE)
+
+
+def test_a_reply_is_printed_even_if_the_connection_stays_open_until_the_deadline(run, peers):
+    def handle(sock, turn):
+        sock.sendall(b"early reply\n")
+        peers.stall(sock, turn)
+
+    status, out, err = run("async_client.py", "--port", peers.start(handle), "--timeout", 0.5)
+    assert (status, err.count("\n"), "in time" in err) == (1, 1, True)
+    assert "Received: early reply\\n\n" in out
+
+
+def test_an_incomplete_reply_is_in_the_exception(peers):
+    def handle(sock, turn):
+        sock.sendall(b"half")
+        peers.stall(sock, turn)
+
+    with pytest.raises(async_client.IncompleteReply) as failure:
+        asyncio.run(exchange("127.0.0.1", peers.start(handle), HELLO, timeout_s=0.5))
+    assert failure.value.received == b"half"
+    assert isinstance(failure.value.__cause__, TimeoutError)
+
+
+def closing_on_eof(answers_after_s):
+    """A handler that answers, unless the client ends its input before that, as Node.js's net server does."""
+
+    def handle(sock, turn):
+        assert sock.recv(100) == HELLO
+        if not select.select([sock], [], [], answers_after_s)[0]:
+            sock.sendall(b"the answer")
+
+    return handle
+
+
+def test_no_shutdown_keeps_the_sending_side_open(run, peers):
+    port = peers.start(closing_on_eof(0.3))
+    status, out, err = run("async_client.py", "--port", port, "--no-shutdown")
+    assert (status, err, "Received: the answer\n" in out) == (0, "", True)
+
+
+def test_an_empty_reply_after_a_half_close_names_no_shutdown(run, peers):
+    status, _, err = run("async_client.py", "--port", peers.start(closing_on_eof(PATIENCE_S)))
+    assert (status, err.count("\n"), "--no-shutdown" in err) == (0, 1, True)
+
+
+def test_long_replies_of_many_connections_do_not_fill_the_memory(script, peers):
+    """50 replies of 20 MB are counted, not kept."""
+
+    def handle(sock, turn):
+        read_all(sock)
+        for _ in range(20):
+            sock.sendall(bytes(1_000_000))
+
+    with open(os.devnull, "w") as output:
+        process = script("async_client.py", "--port", peers.start(handle), "-n", 50, "-c", 50, stdout=output)
+        peak = 0
+        while process.poll() is None:
+            with contextlib.suppress(OSError, KeyError):
+                peak = max(peak, int(process_status(process)["VmHWM"][0]))
+            time.sleep(0.05)
+    assert process.returncode == 0
+    assert peak < 150_000
+
+
+def test_no_free_local_port_is_explained(call, monkeypatch, peers):
+    async def fail(*args, **options):
+        raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+
+    monkeypatch.setattr(asyncio, "open_connection", fail)
+    (cause,) = numbers(call("--port", 1, "-n", 3, "--json"), status=1)["failures"]
+    assert "no local port is free" in cause
+    assert "wait a minute" in cause
+
+
+def test_a_lost_connection_is_explained_without_the_systems_words():
+    words = async_client.explain(OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN)))
+    assert "the server closed it" in words
+
+
+def test_exchange_runs_on_uvloop(serving):
+    uvloop = pytest.importorskip("uvloop", reason="needs uvloop: pip install uvloop")
+    port = serving(TCPServer(("localhost", 0), Echo)).address[1]
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(exchange("localhost", port, HELLO)) == HELLO
 
 
 def test_a_reset_is_one_line_and_status_1(run, peers):
@@ -477,7 +567,7 @@ def test_failures_are_told_by_cause(call, peers):
     assert (summary["succeeded"], summary["failed"]) == (5, 3)
     assert sorted(summary["failures"].values()) == [1, 1, 1]
     causes = " | ".join(summary["failures"])
-    assert all(word in causes for word in ("reset", "in time", "without a reply"))
+    assert all(word in causes for word in ("reset", "in time", "without a complete reply"))
     assert sum(step["messages"] for step in summary["histogram"]) == 5
 
 
@@ -798,6 +888,24 @@ def test_a_ca_file_that_is_none_is_one_line_and_status_1(call, tmp_path, content
 def test_tls_to_a_plain_server_is_one_line_and_status_1(run, serving):
     port = serving(TCPServer(("localhost", 0), Greeter)).address[1]
     assert "TLS" in one_error(run("async_client.py", "--port", port, "--tls"))
+
+
+@pytest.mark.parametrize("more", [(), ("-n", 2, "--json")], ids=["bare", "load"])
+def test_a_tls_reply_without_close_notify_is_an_error(run, peers, tls, pem, more):
+    """Anyone on the path may have cut it (RFC 8446 section 6.1)."""
+
+    def handle(sock, turn):
+        sock.recv(99)
+        sock.sendall(b"half of the ans")
+        os.close(sock.detach())
+
+    result = run("async_client.py", "--port", peers.start(handle, context=tls), "--tls", "--ca", pem, *more)
+    if more:
+        assert "close_notify" in " ".join(numbers(result, status=1)["failures"])
+    else:
+        assert result[0] == 1
+        assert "Received: half of the ans\n" in result[1]
+        assert "close_notify" in result[2]
 
 
 @pytest.mark.parametrize("end", ["close", "reset"])

@@ -32,6 +32,18 @@ def definitions(name):
     }
 
 
+def constants(name):
+    """The literal values of the assignments at the top level, and the source of the others."""
+    values = {}
+    for node in ast.parse(read(name)).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            try:
+                values[node.targets[0].id] = ast.literal_eval(node.value)
+            except ValueError:
+                values[node.targets[0].id] = ast.unparse(node.value)
+    return values
+
+
 def public(name):
     """The names in __all__."""
     for node in ast.parse(read(name)).body:
@@ -63,8 +75,9 @@ def script_block(name):
 def flags(name):
     """Every option in a script's --help."""
     run = subprocess.run([sys.executable, ROOT / name, "--help"], capture_output=True, text=True, check=True)
-    options = run.stdout.partition("options:")[2].partition("\n\n")[0]
-    return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", re.sub(r"(?m)^ {20,}.*$", "", options))) - {"-h", "--help"}
+    options = run.stdout.partition("\noptions:")[2].partition("\nexamples:")[0]
+    names = re.findall(r"(?m)^  (-[^ \n]*(?:,? [A-Z]+)?(?:, -[^ \n]*)*)", options)
+    return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", " ".join(names))) - {"-h", "--help"}
 
 
 def readme_section(name):
@@ -114,12 +127,20 @@ def test_a_script_says_whose_it_is_and_under_which_licence(name):
 @every_script
 def test_help_works_from_anywhere_and_is_the_docstring(name, tmp_path):
     command = [sys.executable, "-W", "error", ROOT / name, "--help"]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "COLUMNS": "120"})
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "COLUMNS": "80"})
     assert (run.returncode, run.stderr) == (0, "")
-    summary, _, details = ast.get_docstring(ast.parse(read(name))).partition("\n\n")
+    summary, _, examples = ast.get_docstring(ast.parse(read(name))).partition("\n\n")
     assert " ".join(summary.split()) in " ".join(run.stdout.split())
-    assert details in run.stdout
-    assert "what the ten-line version gets wrong:" in details
+    assert run.stdout.endswith(examples + "\n")
+    assert examples.startswith("examples:\n")
+    assert max(len(line) for line in run.stdout.splitlines()) <= 80
+
+
+@every_script
+def test_version_is_printed_and_the_same_in_all_scripts(name):
+    run = subprocess.run([sys.executable, ROOT / name, "--version"], capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"{name} {constants(name)['__version__']}\n", "")
+    assert constants(name)["__version__"] == constants(SCRIPTS[0])["__version__"]
 
 
 @every_script
@@ -144,6 +165,9 @@ def test_what_two_scripts_repeat_is_word_for_word_the_same(one, other):
     own = {"main", "parse_args", *public(one), *public(other)}
     for name in (mine.keys() & theirs.keys()) - own:
         assert mine[name] == theirs[name], f"{name} differs between {one} and {other}"
+    for name in ("NONCHARACTERS", "UNPRINTABLE"):
+        values = [constants(script)[name] for script in (one, other) if name in constants(script)]
+        assert values[1:] in ([], [values[0]])
 
 
 @every_script

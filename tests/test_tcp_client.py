@@ -11,6 +11,7 @@ import ssl
 import struct
 import subprocess
 import threading
+import time
 
 import pytest
 from conftest import free_port
@@ -185,9 +186,15 @@ def test_utf_8_split_byte_by_byte_is_decoded_whole(run, playing):
         (b"cut \xf0\x9f\x8c", r"cut \xf0\x9f\x8c"),
         (b"\xed\xa0\x80 surrogate", r"\xed\xa0\x80 surrogate"),
         (b"\x1b[31mred\x1b]0;title\x07", r"\x1b[31mred\x1b]0;title\x07"),
-        (b"one\r\ntwo\ttab\0nul\x7fdel", r"one\r\ntwo\ttab\x00nul\x7fdel"),
+        (b"one\rtwo\ttab\0nul\x7fdel", r"one\rtwo\ttab\x00nul\x7fdel"),
         ("c1 \x9b31m, \u2028line, \u202ebidi".encode(), r"c1 \x9b31m, \u2028line, \u202ebidi"),
-        (b"Received: forged\nReceived: line", r"Received: forged\nReceived: line"),
+        (b"Received: forged\x85\x0bReceived: line", r"Received: forged\x85\x0bReceived: line"),
+        ("\ufeff\ufdd0\uffff\U0010ffff".encode(), r"\ufeff\ufdd0\uffff\U0010ffff"),
+        ("a\u00a0b\u3000c\u200bd".encode(), "a\u00a0b\u3000c\u200bd"),
+        (
+            "\u0645\u06cc\u200c\u062e \U0001f469\u200d\U0001f4bb".encode(),
+            "\u0645\u06cc\u200c\u062e \U0001f469\u200d\U0001f4bb",
+        ),
     ],
 )
 def test_what_is_no_text_is_shown_escaped(call, playing, said, shown):
@@ -200,6 +207,161 @@ def test_a_terminal_that_cannot_show_a_character_gets_no_traceback(run, playing)
     code, out, err = run("tcp_client.py", "--port", port, env=environment)
     assert (code, err) == (0, "")
     assert out.startswith("Received: Gr")
+
+
+# Lines as they arrive
+
+
+def next_line(client):
+    return client.stdout.readline()
+
+
+def test_each_line_is_printed_as_soon_as_it_is_complete(script, playing):
+    step = [threading.Event() for _ in range(3)]
+
+    def part(connection):
+        for event, data in zip(step, (b"one\ntw", b"o\r\nth", b"ree"), strict=True):
+            connection.sendall(data)
+            assert event.wait(WAIT_S)
+
+    client = script("tcp_client.py", "--port", playing(part))
+    for event, line in zip(step, ("one", "two"), strict=False):
+        assert next_line(client) == f"Received: {line}\n"
+        event.set()
+    step[2].set()
+    assert client.finish() == (0, "Received: three\n", "")
+
+
+def test_an_empty_line_and_the_end_of_a_line_at_the_end_add_nothing(call, playing):
+    assert call("--port", playing(saying(b"\none\n")))[1] == "Received: \nReceived: one\n"
+
+
+def test_a_character_is_not_broken_by_a_pause_between_its_bytes(script, playing):
+    seen = threading.Event()
+
+    def part(connection):
+        connection.sendall(b"start\ncaf\xc3")
+        assert seen.wait(WAIT_S)
+        connection.sendall(b"\xa9\n")
+
+    client = script("tcp_client.py", "--port", playing(part))
+    assert next_line(client) == "Received: start\n"
+    seen.set()
+    assert client.finish() == (0, "Received: café\n", "")
+
+
+def test_ctrl_c_prints_the_incomplete_line(script, playing):
+    gone = threading.Event()
+
+    def part(connection):
+        connection.sendall(b"first\nincompl")
+        assert gone.wait(WAIT_S)
+
+    client = script("tcp_client.py", "--port", playing(part))
+    assert next_line(client) == "Received: first\n"
+    status = interrupt(client)
+    gone.set()
+    assert (status, client.stdout.read()) == (130, "Received: incompl\n")
+
+
+# The end of the input
+
+
+def closing_on_eof(answers_after_s):
+    """A part: answer a question, unless the client ends its input before that, as Node.js's net server does."""
+
+    def part(connection):
+        assert connection.recv(100) == b"question\n"
+        if not select.select([connection], [], [], answers_after_s)[0]:
+            connection.sendall(b"the answer\n")
+
+    return part
+
+
+def test_without_an_answer_after_a_half_close_a_warning_names_no_shutdown(run, playing):
+    status, out, err = run("tcp_client.py", "--port", playing(closing_on_eof(WAIT_S)), "--send", "question\n")
+    assert (status, out, err.count("\n")) == (0, "Received: \n", 1)
+    assert err.startswith("tcp_client.py: warning: ")
+    assert "--no-shutdown" in err
+
+
+@pytest.mark.parametrize("source", ["text", "stdin"])
+def test_no_shutdown_keeps_the_sending_side_open(script, playing, source):
+    text, stdin = ("question\n", subprocess.DEVNULL) if source == "text" else ("-", subprocess.PIPE)
+    client = script(
+        "tcp_client.py", "--port", playing(closing_on_eof(0.3)), "--no-shutdown", "--send", text, stdin=stdin
+    )
+    if source == "stdin":
+        client.stdin.write("question\n")
+        end_input(client)
+    assert client.finish() == (0, "Received: the answer\n", "")
+
+
+def test_an_empty_answer_to_nothing_needs_no_warning(run, playing):
+    assert run("tcp_client.py", "--port", playing(saying()), "--send", "") == (0, "Received: \n", "")
+
+
+# Where the server is
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["{host}", "{port}"],
+        ["{host}", "-p", "{port}"],
+        ["-p", "{port}", "{host}"],
+        ["{host}", "--timeout", "5", "{port}"],
+    ],
+)
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "[::1]"])
+def test_host_and_port_are_words_as_for_nc(call, host, words):
+    with socket.create_server(
+        (host.strip("[]"), 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+    ) as listener:
+        thread = threading.Thread(target=play, args=(listener, saying(b"hi\n")))
+        thread.start()
+        words = [word.format(host=host, port=listener.getsockname()[1]) for word in words]
+        assert call(*words) == (0, "Received: hi\n", "")
+        thread.join(WAIT_S)
+
+
+def test_a_host_alone_means_port_12345():
+    assert tcp_client.parse_args(["example.org"]).host == "example.org"
+    assert tcp_client.parse_args(["example.org"]).port == 12345
+
+
+def test_a_dead_address_costs_a_quarter_of_a_second(monkeypatch, playing, full_listener):
+    """Happy Eyeballs: the second address is tried while the first one is silent (RFC 8305 section 5)."""
+    port = playing(saying(b"Hello"))
+    real = socket.getaddrinfo
+    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", each)) for each in (full_listener, port)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: addresses)
+    began = time.monotonic()
+    assert receive("localhost", port, timeout_s=20) == b"Hello"
+    assert 0.2 < time.monotonic() - began < 2
+    assert real
+
+
+def test_ipv6_and_ipv4_addresses_take_turns(monkeypatch):
+    """RFC 8305 section 4."""
+    six, four = socket.AF_INET6, socket.AF_INET
+    found = [
+        (family, 1, 0, "", name) for family, name in ((six, "a"), (six, "b"), (six, "c"), (four, "d"), (four, "e"))
+    ]
+    tried = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
+    monkeypatch.setattr(tcp_client, "connect_first", lambda addresses, _: tried.extend(each[4] for each in addresses))
+    tcp_client.connect("localhost", 1, 1.0, 0.0)
+    assert tried == ["a", "d", "b", "e", "c"]
+
+
+@pytest.mark.parametrize(("code", "words"), [(socket.EAI_AGAIN, "try again"), (socket.EAI_NONAME, "spelling")])
+def test_a_failure_of_the_lookup_is_not_an_unknown_name(call, monkeypatch, code, words):
+    def fail(*args, **options):
+        raise socket.gaierror(code, "the resolver's words")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    assert_fails(call("example.org", 80), words)
 
 
 # How much
@@ -488,7 +650,7 @@ def test_a_reset_while_sending_is_an_error(playing):
 
     pieces = stream("localhost", playing(part), send=iter(lambda: b"x" * 65_536, None))
     assert next(pieces) == b"half"
-    (sender,) = (thread for thread in threading.enumerate() if isinstance(thread, tcp_client.Sender))
+    (sender,) = (thread for thread in threading.enumerate() if thread.daemon)
     reading.set()
     sender.join(WAIT_S)
     with pytest.raises(ConnectionResetError):
@@ -510,12 +672,39 @@ def test_send_over_tls_half_closes(run, tls_echo, certificate, text):
     assert result == (0, text, "")
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_tls_1_2_and_1_3(serving, tls, trust, version):
+def answering_after_a_line(tls, seen, pause_s):
+    """A part: read a line, record whether the end of the input follows within pause_s, answer, and close."""
+
+    def part(connection):
+        with contextlib.suppress(OSError), tls.wrap_socket(connection, server_side=True) as server:
+            assert server.recv(100) == b"question\n"
+            server.settimeout(pause_s)
+            try:
+                seen.append(server.recv(100))
+            except TimeoutError:
+                seen.append(None)
+            server.settimeout(WAIT_S)
+            server.sendall(b"answer")
+            server.unwrap()
+
+    return part
+
+
+@pytest.mark.parametrize(
+    ("version", "end"), [(ssl.TLSVersion.TLSv1_2, None), (ssl.TLSVersion.TLSv1_3, b"")], ids=["1.2", "1.3"]
+)
+def test_tls_is_half_closed_only_if_that_does_not_end_both_directions(playing, tls, trust, version, end):
+    """close_notify ends both directions in TLS 1.2 (RFC 5246 section 7.2.1), one in 1.3 (RFC 8446 section 6.1)."""
     tls.minimum_version = tls.maximum_version = version
-    port = serving(TCPServer(("127.0.0.1", 0), Echo, ssl_context=tls)).address[1]
+    seen = []
+    port = playing(answering_after_a_line(tls, seen, 0.3 if end is None else WAIT_S))
+    assert receive("localhost", port, send=b"question\n", ssl_context=trust) == b"answer"
+    assert seen == [end]
+
+
+def test_a_large_echo_over_tls_1_3_is_complete(tls_echo, trust):
     data = os.urandom(MIB)
-    assert receive("localhost", port, send=data, ssl_context=trust) == data
+    assert receive("localhost", tls_echo, send=data, ssl_context=trust) == data
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -687,7 +876,8 @@ def connecting(port):
         ("--ca", "file"),
         ("--insecure",),
         ("--no-such-flag",),
-        ("argument",),
+        ("host", "12345", "more"),
+        ("host", "port"),
     ],
 )
 def test_wrong_flags_exit_2(capsys, arguments):
@@ -697,12 +887,6 @@ def test_wrong_flags_exit_2(capsys, arguments):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines()[-1].startswith("tcp_client.py: error: ")
-
-
-def test_help_is_the_docstring(run):
-    code, out, err = run("tcp_client.py", "--help")
-    assert (code, err) == (0, "")
-    assert "what the ten-line version gets wrong:" in out
 
 
 # The client as a module

@@ -5,11 +5,13 @@ import errno
 import functools
 import os
 import queue
+import re
 import select
 import signal
 import socket
 import ssl
 import struct
+import subprocess
 import threading
 
 import pytest
@@ -386,9 +388,45 @@ def test_a_client_that_never_reads_is_dropped_for_being_idle(serving, connect, e
     assert isinstance(events.wait_for("lost"), TimeoutError)
 
 
-def test_the_idle_timeout_is_a_flag(script, connect):
-    _, address = start_server(script, "--echo", "--timeout", 0.2)
-    assert connect(address).recv(1) == b""
+def test_the_idle_timeout_is_a_flag_and_its_line_names_the_client(script, connect):
+    process, address = start_server(script, "--echo", "--timeout", 0.2)
+    client = connect(address)
+    peer = "{}:{}".format(*client.getsockname())
+    assert client.recv(1) == b""
+    assert process.stdout.readline() == f"Connection from {peer}\n"
+    assert process.stdout.readline() == f"Connection from {peer} closed: idle for 0.2 s\n"
+
+
+@pytest.mark.parametrize("same_pipe", [False, True])
+def test_a_reader_that_stops_reading_stops_neither_the_server_nor_sigterm(script, connect, same_pipe):
+    """The lines of 14,000 clients are more than the pipe and the queue hold."""
+    stderr = subprocess.STDOUT if same_pipe else subprocess.PIPE
+    process, address = start_server(script, "--grace", 1, stderr=stderr)
+    for _ in range(14_000):
+        with connect(address) as client:
+            assert client.recv(100) == GREETING
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(4) == 0
+
+
+def test_dropped_lines_are_counted_when_the_reader_reads_again(script, connect):
+    process, address = start_server(script)
+    for _ in range(14_000):
+        with connect(address) as client:
+            assert client.recv(100) == GREETING
+    reader = threading.Thread(target=process.stdout.read)
+    reader.start()
+    line = process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    reader.join(WAIT_S)
+    assert re.fullmatch(r"tcp_server\.py: warning: \d+ log lines were dropped, .*\n", line)
+
+
+def test_an_address_in_brackets_is_accepted(script):
+    if not has_ipv6():
+        pytest.skip("this machine has no ::1")
+    _, address = start_server(script, "--host", "[::1]")
+    assert address[0] == "::1"
 
 
 # Addresses
@@ -983,10 +1021,9 @@ def test_a_port_in_use_is_one_line_and_exit_1(script, run):
         ("--tls-cert", "/dev/null", "--tls-key", "/dev/null"),
     ],
 )
-def test_what_the_user_gets_wrong_is_one_line_and_exit_1(capsys, arguments):
-    assert tcp_server.main(["--port", "0", *arguments]) == 1
-    out, err = capsys.readouterr()
-    assert out == ""
+def test_what_the_user_gets_wrong_is_one_line_and_exit_1(run, arguments):
+    status, out, err = run("tcp_server.py", "--port", "0", *arguments)
+    assert (status, out) == (1, "")
     assert err.startswith("tcp_server.py: error: cannot ")
     assert err.count("\n") == 1
 
@@ -1018,12 +1055,6 @@ def test_wrong_flags_exit_2(capsys, arguments):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines()[-1].startswith("tcp_server.py: error: ")
-
-
-def test_help_is_the_docstring(run):
-    code, out, err = run("tcp_server.py", "--help")
-    assert (code, err) == (0, "")
-    assert "what the ten-line version gets wrong:" in out
 
 
 def in_time_wait(port):
@@ -1155,6 +1186,7 @@ def test_an_empty_greeting_over_tls_is_an_orderly_end(serving, tls, trust, conne
 @pytest.mark.parametrize("handler", [Greeter, Echo])
 def test_a_plain_text_client_on_a_tls_port_costs_one_log_line(serving, tls, connect, connect_tls, caplog, handler):
     server = serving(TCPServer(("localhost", 0), handler, ssl_context=tls))
+    caplog.set_level("INFO", "tcp_server")
     other = connect_tls(server.address)
     plain = connect(server.address)
     peer = "{}:{}".format(*plain.getsockname())
@@ -1165,9 +1197,9 @@ def test_a_plain_text_client_on_a_tls_port_costs_one_log_line(serving, tls, conn
     else:
         assert read_to_end(other) == GREETING
     server.close()
-    messages = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    messages = [message for message in caplog.messages if "TLS" in message]
     assert len(messages) == 1
-    assert messages[0].startswith(f"TLS with {peer} failed: ")
+    assert messages[0].startswith(f"TLS handshake with {peer} failed: ")
 
 
 @pytest.mark.parametrize("handler", [Greeter, Echo])
@@ -1183,6 +1215,31 @@ def test_a_client_silent_in_the_handshake_blocks_nobody_and_is_dropped(serving, 
     assert select.select([silent, half_way], [], [], 0)[0] == []
     assert silent.recv(1) == b""
     assert half_way.recv(1) == b""
+
+
+@pytest.mark.parametrize(("mode", "lines"), [([], 1), (["-q"], 0)], ids=["verbose", "quiet"])
+def test_tls_failures_are_logged_once_for_each_cause_and_address_and_never_with_quiet(
+    script, certificate, connect, mode, lines
+):
+    options = [*mode, "--tls-cert", certificate[0], "--tls-key", certificate[1]]
+    process, address = start_server(script, *options, ignored=["ResourceWarning"])
+    for _ in range(20):
+        with connect(address) as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            answer_of(client)
+    status, out, err = process.finish(signal.SIGTERM)
+    assert (status, (out + err).count("TLS handshake with")) == (0, lines)
+
+
+def test_an_encrypted_key_without_a_terminal_is_one_line_and_no_prompt(run, certificate, tmp_path):
+    key = tmp_path / "encrypted.pem"
+    command = ["openssl", "pkey", "-in", certificate[1], "-out", key, "-aes256", "-passout", "pass:secret"]
+    subprocess.run(command, check=True, capture_output=True)
+    options = ["--port", 0, "--tls-cert", certificate[0], "--tls-key", key]
+    status, out, err = run("tcp_server.py", *options, start_new_session=True)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "encrypted" in err
+    assert "PEM pass phrase" not in err
 
 
 @pytest.mark.parametrize("mode", [[], ["--echo"]])

@@ -15,7 +15,7 @@ import threading
 import time
 
 import pytest
-from conftest import ROOT, free_port, in_namespace, wait_for_route
+from conftest import ROOT, TIME_LIMIT_S, free_port, in_namespace, wait_for_route
 
 from udp_server import UDPServer, ask
 
@@ -141,7 +141,7 @@ def test_an_ipv6_address_is_shown_in_brackets(script):
         (b"\x1b[31mred", r"\x1b[31mred"),
         (b"one\r\nListening on 10.0.0.1:1", r"one\r\nListening on 10.0.0.1:1"),
         (b"\xff\x00\x9b", r"\xff\x00\x9b"),
-        ("caf\u00e9 \u202e\u2028\u0085\u200b".encode(), "caf\u00e9 \\u202e\\u2028\\x85\\u200b"),
+        ("caf\u00e9 \u202e\u2028\u0085\u200b".encode(), "caf\u00e9 \\u202e\\u2028\\x85\u200b"),
         (b"", ""),
     ],
 )
@@ -160,6 +160,69 @@ def test_an_output_that_has_no_such_letter_does_not_stop_the_server(script):
     status, out, _ = server.finish(signal.SIGTERM)
     assert status == 0
     assert r"\xe9" in out
+
+
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        (b"x" * 1_000, "x" * 1_000),
+        (b"x" * 1_001, "x" * 1_000 + "... (1,001 bytes)"),
+        (b"\x01" * 60_000, ("\\x01" * 250) + "... (60,000 bytes)"),
+        (b"x" * 999 + "\u00e9".encode(), "x" * 999 + "... (1,001 bytes)"),
+    ],
+    ids=["1000", "1001", "controls", "cut character"],
+)
+def test_a_long_datagram_is_shown_short_with_its_length_and_answered_whole(script, data, shown):
+    server = script("udp_server.py", "--port", 0)
+    with client_of(server.wait_until_listening()) as client:
+        assert answer_to(client, data) == b"Server received: " + data
+        assert server.stdout.readline().partition(": ")[2] == f"{shown}\n"
+
+
+def test_a_reader_that_stops_reading_stops_neither_the_server_nor_sigterm(script):
+    """Lines are dropped and counted when the pipe and the queue are full; standard error is the same pipe."""
+    server = script("udp_server.py", "--port", 0, stderr=subprocess.STDOUT)
+    with client_of(server.wait_until_listening()) as client:
+        for _ in range(15_000):
+            answer_to(client, b"x" * 200)
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(5) == 0
+
+
+def test_dropped_lines_are_counted_when_the_reader_reads_again(script):
+    server = script("udp_server.py", "--port", 0)
+    with client_of(server.wait_until_listening()) as client:
+        for _ in range(15_000):
+            answer_to(client, b"x" * 200)
+        read = threading.Thread(target=server.stdout.read)
+        read.start()
+        line = server.stderr.readline()
+    server.send_signal(signal.SIGTERM)
+    read.join(TIME_LIMIT_S)
+    assert re.fullmatch(r"udp_server\.py: warning: \d+ log lines were dropped, .*\n", line)
+
+
+def test_send_minus_sends_standard_input_as_one_datagram(script, serving):
+    server = serving(UDPServer(("127.0.0.1", 0)))
+    client = script("udp_server.py", "--port", server.address[1], "--send", "-", stdin=subprocess.PIPE)
+    out, err = client.communicate("one\ntwo\n", timeout=TIME_LIMIT_S)
+    assert (client.returncode, out, err) == (0, "Server received: one\\ntwo\\n\n", "")
+    assert server.received == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="127.255.255.255 is a broadcast address on Linux")
+def test_a_broadcast_address_needs_the_option_and_its_answer_may_come_from_elsewhere(run, serving):
+    server = serving(UDPServer(("", 0)))
+    arguments = ("udp_server.py", "--host", "127.255.255.255", "--port", server.address[1], "--send", "hi")
+    assert "Permission denied" in one_error(run(*arguments))
+    assert run(*arguments, "--broadcast") == (0, "Server received: hi\n", "")
+
+
+def test_an_address_in_brackets_is_accepted(script):
+    if not has_ipv6():
+        pytest.skip("this machine has no ::1")
+    server = script("udp_server.py", "--host", "[::1]", "-p", 0)
+    assert server.wait_until_listening()[0] == "::1"
 
 
 def test_no_reply_only_receives(script):
