@@ -161,7 +161,9 @@ class Pipe(io.FileIO):
     stop = Stop()
 
     def readinto(self, buffer: Any) -> int | None:
-        while not select.select([self], [], [], TICK_S)[0]:
+        ready = False
+        while not ready:
+            ready = bool(select.select([self], [], [], TICK_S)[0])
             if self.stop:
                 raise KeyboardInterrupt
         return super().readinto(buffer)

@@ -687,7 +687,7 @@ def interrupted(script, peers, *arguments):
 
 def test_ctrl_c_prints_the_numbers_so_far_and_is_status_130(script, peers):
     summary = numbers(interrupted(script, peers, "--json"), status=130)
-    assert (summary["succeeded"], summary["failed"]) == (5, 0)
+    assert (summary["succeeded"], summary["failed"], summary["interrupted"]) == (5, 0, True)
     assert sum(step["messages"] for step in summary["histogram"]) == 5
 
 
@@ -695,6 +695,7 @@ def test_ctrl_c_prints_the_summary_so_far_for_a_person(script, peers):
     status, out, err = interrupted(script, peers)
     assert (status, err) == (130, "")
     assert "succeeded: 5  failed: 0 " in out
+    assert "interrupted" in out
 
 
 def test_ctrl_c_ends_a_single_exchange_with_status_130(script, peers):
