@@ -58,7 +58,7 @@ PROGRAM = os.path.basename(__file__)
 
 NANO = 1_000_000_000
 MAX_FRAME_BYTES, MAX_BLOCK_BYTES = 262_144, 1 << 24  # A longer frame (as in libpcap) or block of a file is damage.
-MAX_INTERFACES = 100_000  # of one section of a pcapng file
+MAX_INTERFACES = 100_000  # interface blocks in a section of a pcapng file
 MAX_LIVE_FRAME_BYTES = 66_000  # The loopback interface has frames of up to 65,550 bytes.
 BATCH = 256  # packets that are read before they are printed
 TICK_S = 0.25  # longest wait for packets before the stop flag is checked
@@ -68,7 +68,13 @@ SOL_PACKET, PACKET_ADD_MEMBERSHIP, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_IGN
 SO_ATTACH_FILTER, SO_RCVBUFFORCE, SO_TIMESTAMPNS, SIOCGIFNETMASK = 26, 33, 35, 0x891B
 ARPHRD_LOOPBACK, PACKET_OUTGOING = 772, 4
 ETHERNET, RAW = 1, 101  # link types, see https://www.tcpdump.org/linktypes.html
-LINKTYPE_OF = {1: ETHERNET, ARPHRD_LOOPBACK: ETHERNET, 512: 9, 801: 105, 803: 127}  # of ARPHRD_* numbers; others: RAW
+LINKTYPE_OF = {
+    1: ETHERNET,
+    ARPHRD_LOOPBACK: ETHERNET,
+    512: 9,
+    801: 105,
+    803: 127,
+}  # keys: ARPHRD_* numbers; RAW for all others
 IPV4, IPV6, VLANS = 0x0800, 0x86DD, (0x8100, 0x88A8, 0x9100)  # EtherTypes
 PCAPNG = b"\n\r\r\n"
 FORMATS = {
@@ -137,7 +143,7 @@ def compile_filter(expression: str, linktype: int, netmask: int = 0) -> Any:
 @functools.lru_cache(16)
 def filter_function(expression: str, linktype: int) -> Callable[[bytes, int], int]:
     """Return a function of a frame and its length on the wire that applies a filter as tcpdump does to a file."""
-    skip = 4 if linktype in (0, 108) else 0  # libpcap knows only the address families of its own system.
+    skip = 4 if linktype in (0, 108) else 0  # libpcap reads only the address families of its own system.
     program = compile_filter(expression, RAW if skip else linktype)
     from scapy.libs.winpcapy import _lib, pcap_pkthdr
 
@@ -408,7 +414,7 @@ def pick_interface(wanted: str | None) -> str:
 
 
 def check_for_file(words: list[str]) -> None:
-    """Raise CaptureError if the filter is the name of a capture file, because -r was forgotten."""
+    """Raise CaptureError if the filter is the name of a capture file: the option -r is missing."""
     if words and re.search(r"\.(pcap|pcapng|cap|dump)(\.gz)?$|^[./~].*", words[0]):
         raise CaptureError(f"{words[0]} is not a filter; did you mean -r {shlex.quote(words[0])}?")
 
@@ -496,10 +502,10 @@ LINK_LAYERS: dict[int, tuple[str, Callable[[bytes], tuple[int, int]]]] = {
 
 # Packets: from the bytes of a frame to what its line shows.
 
-MAX_TAGS = 8  # of VLANs in a frame; more are an attack
+MAX_TAGS = 8  # VLAN tags or MPLS labels of a frame; a frame with more of them is malformed
 MAX_INFO_CHARS = 200
-MAX_NAME_POINTERS, MAX_NAME_BYTES, MAX_RECORDS = 16, 255, 20  # of a DNS message (RFC 1035 section 4.1.4)
-SHOWN_ANSWERS = 4  # of a DNS message; the others are counted
+MAX_NAME_POINTERS, MAX_NAME_BYTES, MAX_RECORDS = 16, 255, 20  # limits for a DNS message (RFC 1035 section 4.1.4)
+SHOWN_ANSWERS = 4  # answers of a DNS message that are printed; the others are counted
 ARP = 0x0806
 ETHERTYPES = {
     IPV4: "IPv4", IPV6: "IPv6", ARP: "ARP", 0x8847: "MPLS", 0x8863: "PPPoE-D", 0x8864: "PPPoE", 0x888E: "EAPOL",
@@ -537,8 +543,8 @@ DHCP_TYPES = ("", "Discover", "Offer", "Request", "Decline", "ACK", "NAK", "Rele
 HTTP_METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE", b"PROPFIND")
 HTTP_HOST = re.compile(rb"\r\nHost:[ \t]*([^\r\n]{1,255})", re.IGNORECASE)
 
-Fields = dict[str, Any]  # what is known about a packet; the keys are those of Packet
-Decoder = Callable[[Fields, bytes], None]  # of a payload
+Fields = dict[str, Any]  # the values of a packet, with the keys of Packet
+Decoder = Callable[[Fields, bytes], None]  # It adds the values of a payload.
 PLAIN_ETHERNET = (b"\x08\0", b"\x86\xdd")
 
 NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
@@ -552,11 +558,17 @@ UNPRINTABLE = re.compile(
 class Packet:
     """A packet. A value that it does not have is None.
 
-    time, length: epoch seconds; bytes on the wire. proto: the innermost protocol of the outer packet that has a name.
-    src, dst: IP addresses; without IP, link-layer addresses. flags: of TCP, as "SYN, ACK". info: text about the payload
-    (DNS, TLS, HTTP, DHCP, ICMP, ARP, the inner packet of a tunnel). name: the name in a DNS query, the server name of
-    TLS, or the host of an HTTP request. vlan: VLAN IDs, the outermost first. fragment: its offset in bytes.
-    truncated: the snapshot length cut the packet. malformed: the packet violates its protocol.
+    time: epoch seconds
+    length: bytes on the wire
+    proto: the innermost protocol of the packet that has a name
+    src, dst: IP addresses, or link-layer addresses if it carries no IP
+    flags: TCP flags such as "SYN, ACK"
+    info: text about the payload (DNS, TLS, HTTP, DHCP, ICMP, ARP, the inner packet of a tunnel)
+    name: the name in a DNS query, the server name of TLS, or the host of an HTTP request
+    vlan: VLAN IDs, the outermost first
+    fragment: offset of an IP fragment in bytes
+    truncated: the snapshot length cut the packet
+    malformed: the packet violates its protocol
     """
 
     time: float
@@ -617,7 +629,7 @@ unpack_tcp, unpack_udp = struct.Struct("!12xH6x").unpack_from, struct.Struct("!4
 
 
 def network(fields: Fields, frame: bytes, kind: int, at: int) -> bool:
-    """Decode what follows an EtherType. Return False if that is not known."""
+    """Decode the payload of an EtherType. Return False if there is no decoder for it."""
     if kind in NETWORKS:
         NETWORKS[kind](fields, frame, at)
         return True
@@ -753,11 +765,11 @@ def icmp(names: dict[int, str], echoes: tuple[int, int], fields: Fields, packet:
     fields["info"] = text
 
 
-# Payloads: names and first lines. The text comes from the network; set_info() escapes and cuts it.
+# Payloads: names and first lines. set_info() escapes and cuts the text, because it comes from the network.
 
 
 def decode_payload(decoder: Decoder, fields: Fields, data: bytes) -> None:
-    """Run a decoder. What follows a port or a few bytes need not be its protocol: an error only ends the decoding."""
+    """Run a decoder. An error only ends the decoding, because other protocols use the same ports, too."""
     try:
         decoder(fields, data)
     except (struct.error, IndexError, ValueError):
@@ -794,20 +806,24 @@ def dns(fields: Fields, message: bytes) -> None:
 
 def dns_answers(message: bytes, at: int, answers: int, names: list[str]) -> str:
     """Return the name, the types and the first values of the answers, as far as they can be read."""
-    values, kind = [], ""
-    with contextlib.suppress(struct.error, IndexError, ValueError):
+    texts, last = names[:1], ""
+    try:
         for _ in range(min(answers, SHOWN_ANSWERS)):
-            if names and message[at] >= 0xC0:
+            if texts and message[at] >= 0xC0:
                 at += 2  # The owner is a pointer, mostly to the name in the question.
             else:
                 owner, at = dns_name(message, at)
-                names = names or [owner]
-            last, kind = kind, record_type(message, at)
-            start, at = at + 10, at + 10 + unpack_16(message, at + 8)[0]
-            value = dns_value(message, kind, start, at)
-            values.append(value if kind == last else f"{kind} {value}".rstrip())
-    more = f" (+{answers - SHOWN_ANSWERS})" if answers > SHOWN_ANSWERS else ""
-    return f"{names[0]} {' '.join(values)}{more}" if values else ""
+                texts = texts or [owner]
+            kind, size = record_type(message, at), unpack_16(message, at + 8)[0]
+            if kind != last:
+                texts.append(kind)
+            texts.append(dns_value(message, kind, at + 10, at + 10 + size))
+            last, at = kind, at + 10 + size
+    except (struct.error, IndexError, ValueError):
+        texts.append("...")
+    if answers > SHOWN_ANSWERS:
+        texts.append(f"(+{answers - SHOWN_ANSWERS})")
+    return " ".join(texts) if last else ""
 
 
 def record_type(message: bytes, at: int) -> str:
@@ -838,7 +854,7 @@ def dns_name(message: bytes, at: int) -> tuple[str, int]:
 
 @lru_cache(8192)
 def plain_name(wire: bytes) -> str:
-    """Return a domain name without pointers. Raise ValueError if a label is longer than the rest of the name."""
+    """Return a domain name without pointers. Raise ValueError if a label extends beyond the end of the name."""
     labels, at = [], 0
     while at < len(wire) and wire[at] < 0x40:
         labels.append(wire[at + 1 : at + 1 + wire[at]])
@@ -852,7 +868,7 @@ def dns_value(message: bytes, kind: str, start: int, end: int) -> str:
     """Return the text of a record's data: an address, a target name, or nothing for other types."""
     data = message[start:end]
     if kind == "A" and len(data) == 4:
-        return socket.inet_ntop(socket.AF_INET, data)
+        return socket.inet_ntoa(data)
     if kind == "AAAA" and len(data) == 16:
         return socket.inet_ntop(socket.AF_INET6, data)
     if kind in ("CNAME", "NS", "PTR", "MX", "SRV"):
@@ -966,7 +982,7 @@ DOTS = bytes(byte if 32 <= byte < 127 else ord(".") for byte in range(256))
 FIRST_SECOND, LAST_SECOND = -62_135_510_400, 253_402_214_400  # the years 1 to 9999 in all time zones, for strftime()
 MAX_COUNTED = 20_000  # rows that --top counts; above that, the half with the fewest bytes is dropped
 LOOK_S, WARNING_INTERVAL_S = 1.0, 3.0  # how often --top and progress are shown, and drops are reported
-TABLES = ("protocol", "name", "address", "conversation")  # of --top
+TABLES = ("protocol", "name", "address", "conversation")  # the tables of --top
 
 
 def format_line(
@@ -1032,7 +1048,7 @@ class Elapsed:
 
 
 def time_format(times: int) -> Callable[[int], str]:
-    """Return the time format for so many -t, as in tcpdump."""
+    """Return the time format of tcpdump's options -t to -ttttt."""
     formats: tuple[Callable[[int], str], ...] = (
         time_of_day, lambda _: "", epoch, Elapsed(False), date_and_time, Elapsed(True),
     )  # fmt: skip
@@ -1101,7 +1117,7 @@ class Top:
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], list[int]] = {}
-        self._names: dict[str, str] = {}  # of conversations
+        self._names: dict[str, str] = {}  # flow: its name
 
     def add(self, fields: Fields, length: int) -> None:
         proto, src, dst, name = fields["proto"], fields.get("src"), fields.get("dst"), fields.get("name")
@@ -1158,9 +1174,9 @@ def packets(source: CaptureFile | Live) -> Iterator[Packet]:
 
 
 def capture(interface: str | None = None, filter: str = "", *, buffer_mib: int = 32) -> Iterator[Packet]:
-    """Yield the packets of an interface that pass a BPF filter, without end: leave the loop, or close() the iterator.
+    """Yield the packets of an interface that pass a BPF filter, until the loop ends or close() is called.
 
-    interface: default is that of the default route; on Linux, "any" is all of them. Raises CaptureError.
+    interface: its name, "any" for all interfaces (Linux), or None for that of the default route. Raises CaptureError.
     """
     with contextlib.ExitStack() as files:
         yield from packets(Live(files, interface, filter, buffer_mib << 20, promiscuous=True))
@@ -1205,8 +1221,9 @@ def open_output(path: str, source: io.FileIO | None) -> tuple[io.FileIO, bool]:
 class CaptureWriter:
     """Write pcap files. Whatever happens, each file ends with a complete record.
 
-    max_bytes, max_files: start another file when one is larger; reuse the oldest of so many (tcpdump's -C and -W).
-    snaplen: bytes of a packet that are written, or 0 for all.
+    max_bytes: size above which another file is started (tcpdump's -C), or 0
+    max_files: number of files, of which the oldest is reused (tcpdump's -W), or 0
+    snaplen: bytes of a packet that are written, or 0 for all
     """
 
     def __init__(self, path: str, source: CaptureFile | Live, max_bytes: int = 0, max_files: int = 0, snaplen: int = 0):
