@@ -5,26 +5,32 @@
 # ///
 # SPDX-FileCopyrightText: 2026 the netscripts authors
 # SPDX-License-Identifier: 0BSD
-"""Show the weather of any city, now and with --forecast on the next days: from Open-Meteo, which needs no key, or from
-OpenWeatherMap when there is one. It does not guess where you are, and takes no other place for the one you name.
+"""Print the weather of any city, now and with --forecast for the next days. It comes from Open-Meteo, which needs no
+key, or from OpenWeatherMap if there is a key. The script does not guess where you are.
 
 examples:
   python weather.py London                     the weather now, without a key
-  python weather.py 'Paris, FR' Tokyo Lima     several cities at once
+  python weather.py 'Paris, USA' Tokyo 'Portland, OR'
+  python weather.py 52.52,13.41 '10115, DE'    coordinates, a postcode
   python weather.py Oslo --forecast 7          a week, with a curve
+  python weather.py Paris --line               one line for a status bar
   OPENWEATHER_API_KEY=... python weather.py Prague --lang cs --json
 """
 
 import argparse
 import contextlib
 import dataclasses
+import hashlib
+import html
 import io
 import itertools
 import json
 import logging
 import os
+import random
 import re
 import shutil
+import ssl
 import sys
 import textwrap
 import threading
@@ -37,7 +43,7 @@ from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote_plus, urlencode, urlsplit
+from urllib.parse import quote, quote_plus, urlencode, urlsplit
 
 __all__ = [
     "BadKey", "CityNotFound", "Forecast", "NoNetwork", "OpenMeteo", "OpenWeatherMap", "Place", "Provider",
@@ -49,15 +55,19 @@ log = logging.getLogger(__name__)
 
 PROGRAM = os.path.basename(__file__)
 KEY_VARIABLES = ("OPENWEATHER_API_KEY", "OPENWEATHERMAP_API_KEY", "OWM_API_KEY")
-CACHE_S = 600  # neither provider has anything new earlier, and both ask not to be asked
-CONNECT_S = 5.0
+CACHE_S = 600  # Neither provider has new data earlier, and both ask clients not to repeat requests.
+CONNECT_S = 2.5  # for each address of a host: a dead IPv6 address leaves time for IPv4
 INFINITE_S = float("inf")
-BACKOFF_S = (0.3, 0.6, INFINITE_S)  # before the first retry and the second, which is the last
-PATIENCE_S = 5.0  # the longest Retry-After that is waited for
-READ_BYTES, MAX_READS = 65_536, 16  # of an answer: 16 days by the hour are 20,000 bytes
-AT_ONCE = 16  # cities: enough to hide the waiting, few enough for the providers' limits
+BACKOFF_S = (0.3, 0.6, INFINITE_S)  # pause before the first and the second repetition; there is no third
+BUSY_S = 0.3  # pause before a request that was refused because of concurrency is repeated
+MAX_RETRY_AFTER_S = 5.0  # A longer Retry-After is reported to the user.
+MAX_ANSWER_BYTES = 1_048_576  # 16 days of hourly data are 20,000 bytes.
+READ_BYTES = 65_536
+AT_ONCE = 4  # requests at a time (Open-Meteo handles one and queues six: open-meteo/open-meteo issue 1493)
+MAX_PLACES = 100  # results of Open-Meteo's geocoder; OpenWeatherMap returns at most 5
+MAX_TEXT_CHARS = 100  # A name is cut to this length before it is compared or printed.
 DAY_S = 86_400.0
-LIMITS_S = {"minut": 60.0, "hour": 3600.0, "daily": DAY_S}  # words in Open-Meteo's reasons, and when they are over
+LIMITS_S = {"concurrent": BUSY_S, "minut": 60.0, "hour": 3600.0, "daily": DAY_S}  # words in Open-Meteo's reasons
 KELVIN = 273.15
 COMPASS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW", "NW", "NNW")
 NEAR_NAMES = 4
@@ -67,7 +77,7 @@ UNITS = {
     "imperial": {"temperature": "°F", "wind_speed": "mph"},
     "standard": {"temperature": "K", "wind_speed": "m/s"},
 }
-# Our names for what they send, and where it is in Open-Meteo's answers and OpenWeatherMap's
+# field of Weather or Forecast: its path in the answers of Open-Meteo and OpenWeatherMap
 OPEN_METEO_NOW = {
     "description": "weather_code", "temperature": "temperature_2m", "feels_like": "apparent_temperature",
     "humidity_percent": "relative_humidity_2m", "wind_speed": "wind_speed_10m", "wind_gust": "wind_gusts_10m",
@@ -86,7 +96,7 @@ OPENWEATHERMAP_STEP = {
     "date": "dt", "observed_at": "dt", "description": "weather", "temperature": "main.temp", "low": "main.temp_min",
     "high": "main.temp_max", "chance": "pop", "rain": "rain.3h", "snow": "snow.3h",
 }  # fmt: skip
-# WMO table 4677, as far as Open-Meteo uses it, in its words
+# The codes of WMO table 4677 that Open-Meteo uses, with its words
 WMO = {
     0: "clear sky", 1: "mainly clear", 2: "partly cloudy", 3: "overcast", 45: "fog", 48: "depositing rime fog",
     51: "light drizzle", 53: "moderate drizzle", 55: "dense drizzle", 56: "light freezing drizzle",
@@ -96,10 +106,47 @@ WMO = {
     85: "slight snow showers", 86: "heavy snow showers", 95: "thunderstorm", 96: "thunderstorm with slight hail",
     99: "thunderstorm with heavy hail",
 }  # fmt: skip
-# Where OpenWeatherMap's codes are not ISO's (https://openweathermap.org/current#multi)
+# OpenWeatherMap's language codes that differ from ISO's (https://openweathermap.org/current#multi)
 LANGUAGES = {"cs": "cz", "ko": "kr", "lv": "la", "nb": "no", "uk": "ua", "zh": "zh_cn", "zh-tw": "zh_tw"}
 LANGUAGES |= {"zh-hk": "zh_tw", "pt-br": "pt_br"}
-Get = Callable[..., Any]  # get(url, **params): the JSON that a provider answers
+Get = Callable[..., Any]  # get(url, **params) returns the JSON of a provider's answer.
+# ISO 3166 codes with the English names and aliases of countries, which a geocoder need not have in the user's language
+COUNTRIES = """AD Andorra|AE United Arab Emirates|AE UAE|AE Emirates|AF Afghanistan|AG Antigua and Barbuda|AL Albania
+AM Armenia|AO Angola|AR Argentina|AS American Samoa|AT Austria|AU Australia|AZ Azerbaijan|BA Bosnia and Herzegovina
+BA Bosnia|BB Barbados|BD Bangladesh|BE Belgium|BF Burkina Faso|BG Bulgaria|BH Bahrain|BI Burundi|BJ Benin|BN Brunei
+BO Bolivia|BR Brazil|BS Bahamas|BT Bhutan|BW Botswana|BY Belarus|BZ Belize|CA Canada|CD DR Congo|CD DRC|CG Congo
+CF Central African Republic|CH Switzerland|CI Ivory Coast|CL Chile|CM Cameroon|CN China|CO Colombia|CR Costa Rica
+CU Cuba|CV Cape Verde|CY Cyprus|CZ Czech Republic|CZ Czechia|DE Germany|DJ Djibouti|DK Denmark|DO Dominican Republic
+DM Dominica|DZ Algeria|EC Ecuador|EE Estonia|EG Egypt|ER Eritrea|ES Spain|ET Ethiopia|FI Finland|FJ Fiji|FR France
+FO Faroe Islands|GA Gabon|GB United Kingdom|GB UK|GB Great Britain|GB Britain|GB England|GB Scotland|GB Wales
+GB Northern Ireland|GE Georgia|GH Ghana|GL Greenland|GM Gambia|GN Guinea|GQ Equatorial Guinea|GR Greece|GT Guatemala
+GY Guyana|HK Hong Kong|HN Honduras|HR Croatia|HT Haiti|HU Hungary|ID Indonesia|IE Ireland|IE Republic of Ireland
+IL Israel|IN India|IQ Iraq|IR Iran|IS Iceland|IT Italy|JM Jamaica|JO Jordan|JP Japan|KE Kenya|KG Kyrgyzstan|KH Cambodia
+KI Kiribati|KP North Korea|KR South Korea|KR Korea|KR Republic of Korea|KW Kuwait|KZ Kazakhstan|LA Laos|LB Lebanon
+LI Liechtenstein|LK Sri Lanka|LR Liberia|LS Lesotho|LT Lithuania|LU Luxembourg|LV Latvia|LY Libya|MA Morocco|MC Monaco
+MD Moldova|ME Montenegro|MG Madagascar|MK North Macedonia|MK Macedonia|ML Mali|MM Myanmar|MM Burma|MN Mongolia|MO Macau
+MR Mauritania|MT Malta|MU Mauritius|MV Maldives|MW Malawi|MX Mexico|MY Malaysia|MZ Mozambique|NA Namibia|NE Niger
+NG Nigeria|NI Nicaragua|NL Netherlands|NL Holland|NO Norway|NP Nepal|NZ New Zealand|OM Oman|PA Panama|PE Peru
+PG Papua New Guinea|PH Philippines|PK Pakistan|PL Poland|PR Puerto Rico|PS Palestine|PT Portugal|PY Paraguay|QA Qatar
+RO Romania|RS Serbia|RU Russia|RU Russian Federation|RW Rwanda|SA Saudi Arabia|SC Seychelles|SD Sudan|SE Sweden
+SG Singapore|SI Slovenia|SK Slovakia|SL Sierra Leone|SM San Marino|SN Senegal|SO Somalia|SR Suriname|SS South Sudan
+SV El Salvador|SY Syria|SZ Eswatini|SZ Swaziland|TD Chad|TG Togo|TH Thailand|TJ Tajikistan|TL East Timor|TL Timor-Leste
+TM Turkmenistan|TN Tunisia|TR Turkey|TR Turkiye|TT Trinidad and Tobago|TT Trinidad|TW Taiwan|TZ Tanzania|UA Ukraine
+UG Uganda|US United States|US USA|US United States of America|US America|UY Uruguay|UZ Uzbekistan|VA Vatican City
+VA Vatican|VE Venezuela|VN Vietnam|VN Viet Nam|XK Kosovo|YE Yemen|ZA South Africa|ZM Zambia|ZW Zimbabwe"""
+# codes of the states of the USA and Australia and of Canadian provinces, with the country's code
+STATES = """US AL Alabama|AK Alaska|AZ Arizona|AR Arkansas|CA California|CO Colorado|CT Connecticut|DE Delaware
+US FL Florida
+US DC District of Columbia|GA Georgia|HI Hawaii|ID Idaho|IL Illinois|IN Indiana|IA Iowa|KS Kansas|KY Kentucky|ME Maine
+US LA Louisiana|MD Maryland|MA Massachusetts|MI Michigan|MN Minnesota|MS Mississippi|MO Missouri|MT Montana|NE Nebraska
+US NV Nevada|NH New Hampshire|NJ New Jersey|NM New Mexico|NY New York|NC North Carolina|ND North Dakota|OH Ohio
+US OK Oklahoma|OR Oregon|PA Pennsylvania|RI Rhode Island|SC South Carolina|SD South Dakota|TN Tennessee|TX Texas|UT Utah
+US VT Vermont|VA Virginia|WA Washington|WV West Virginia|WI Wisconsin|WY Wyoming|PR Puerto Rico
+CA AB Alberta|BC British Columbia|MB Manitoba|NB New Brunswick|NL Newfoundland and Labrador|NS Nova Scotia|ON Ontario
+CA PE Prince Edward Island|QC Quebec|SK Saskatchewan|YT Yukon|NT Northwest Territories|NU Nunavut
+AU NSW New South Wales|QLD Queensland|VIC Victoria|TAS Tasmania|ACT Australian Capital Territory"""
+COORDINATES = re.compile(r"\s*([+-]?\d{1,3}(?:\.\d*)?)\s*[,;\s]\s*([+-]?\d{1,3}(?:\.\d*)?)\s*")
+POSTCODE = re.compile(r"(?=.*\d)[\w -]{3,10}")
 
 NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
 # Control characters, separators of lines and paragraphs, bidirectional controls, surrogates, the byte order mark.
@@ -109,7 +156,7 @@ UNPRINTABLE = re.compile(
 
 
 class WeatherError(Exception):
-    """There is no weather; the subclass says why. retry_s: after so many seconds there may be, if not infinite."""
+    """There is no answer. The subclass is the cause; retry_s is the time after which a repetition is useful."""
 
     def __init__(self, message: str, retry_s: float = INFINITE_S) -> None:
         super().__init__(message)
@@ -118,17 +165,17 @@ class WeatherError(Exception):
 
 # fmt: off
 class CityNotFound(WeatherError):
-    """The geocoder knows no such place; the message has near names, if there are some."""
+    """The geocoder found no place that fits. The message lists the places that it found."""
 class BadKey(WeatherError):
-    """The key is missing, or not accepted."""
+    """The key is missing, or the provider does not accept it."""
 class RateLimited(WeatherError):
-    """Too many requests in a minute, an hour or a day."""
+    """There were too many requests at a time, or in a minute, an hour or a day."""
 class ProviderFailed(WeatherError):
-    """The provider is down, or answers something else than weather."""
+    """The provider is down, or its answer is not weather."""
 class NoNetwork(WeatherError):
-    """The provider cannot be reached from here."""
+    """The provider cannot be reached."""
 class TooSlow(WeatherError):
-    """No answer within the time given."""
+    """There was no answer within the timeout."""
 # fmt: on
 
 
@@ -138,7 +185,7 @@ def amount(value: float | None, unit: str, digits: int = 0) -> str:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A place that a geocoder found; its position in degrees."""
+    """A place that a geocoder found. Its position is in degrees."""
 
     name: str
     region: str | None
@@ -146,6 +193,7 @@ class Place:
     country_code: str | None
     latitude: float
     longitude: float
+    population: int | None = None
 
     def __str__(self) -> str:
         return ", ".join(filter(None, (self.name, self.region, self.country)))
@@ -153,7 +201,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """A day to come, or today."""
+    """The forecast of a day."""
 
     date: date
     description: str | None
@@ -165,10 +213,12 @@ class Forecast:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Weather:
-    """The weather now. `units` are those of temperatures and wind; what a provider did not send is None.
+    """The weather now. A value that the provider did not send is None.
 
-    others: further places of that name. days: as many as were asked for; curve: their temperatures, by the hour or
-    every third. Times are the place's own.
+    units: units of temperatures and wind
+    others: further places of that name
+    days: the forecast
+    curve: (time, temperature) for each hour or each third hour of these days, in the time zone of the place
     """
 
     place: Place
@@ -193,7 +243,7 @@ class Weather:
         return f"The weather in {self.place.name} is {' with a temperature of '.join(known)}"
 
 
-# Answers: what providers say, in our words and units.
+# Answers: from the JSON of providers to values.
 
 
 def printable(text: str) -> str:
@@ -201,8 +251,8 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def dig(data: Any, path: str) -> Any:
-    """dig(data, "list.0.dt") is data["list"][0]["dt"], or None where there is no such thing."""
+def get_path(data: Any, path: str) -> Any:
+    """Return data["list"][0]["dt"] for the path "list.0.dt", or None if there is no such value."""
     with contextlib.suppress(LookupError, TypeError):
         for step in path.split("."):
             data = data[int(step) if step.isdigit() else step]
@@ -211,7 +261,7 @@ def dig(data: Any, path: str) -> Any:
 
 
 def local_time(value: Any, offset_s: Any) -> datetime | None:
-    """A place's own time, from ISO 8601 without an offset or from seconds since the epoch."""
+    """Return the local time of a place, from ISO 8601 without an offset or from epoch seconds."""
     with contextlib.suppress(TypeError, ValueError, OverflowError, OSError):
         zone = timezone(timedelta(seconds=offset_s))
         if isinstance(value, str):
@@ -221,129 +271,234 @@ def local_time(value: Any, offset_s: Any) -> datetime | None:
 
 
 def convert(field: str, value: Any, offset_s: Any, add: float) -> Any:
-    """The value as the field has it. Texts are escaped here, where they come in, and so safe wherever they go."""
+    """Return a value as the field needs it, or None if it is of another kind. Texts from the network are escaped."""
     if field in ("observed_at", "sunrise", "sunset", "date"):
         when = local_time(value, offset_s)
         return when.date() if when and field == "date" else when
-    if field == "description" and isinstance(value, list):  # OpenWeatherMap has several at a time, or none
-        return ", ".join(filter(None, (convert("name", dig(one, field), None, 0) for one in value))) or None
+    if field == "description" and isinstance(value, list):  # OpenWeatherMap sends a list of conditions.
+        return ", ".join(filter(None, (convert("name", get_path(one, field), None, 0) for one in value))) or None
     if field in ("name", "region", "country", "country_code"):
-        return printable(value) if isinstance(value, str) else None
-    if type(value) not in (int, float) or not abs(value) < 1e10:  # subtle: NaN is not less
+        return printable(value[:MAX_TEXT_CHARS]) if isinstance(value, str) else None
+    if type(value) not in (int, float) or not abs(value) < 1e10:  # NaN is not less.
         return None
     if field == "description":
         return WMO.get(value, f"WMO code {value:g}")
     return round(value + add, 5) if field in ("temperature", "feels_like", "low", "high") else value
 
 
-def read(data: Any, table: Mapping[str, str], row: str = "", offset_s: Any = None, add: float = 0) -> dict[str, Any]:
-    """What a table {our name: path} leads to; None is what is not there, or is not of that kind.
+def extract(data: Any, table: Mapping[str, str], row: str = "", offset_s: Any = None, add: float = 0) -> dict[str, Any]:
+    """Return the values of a table {field: path}.
 
-    row: ".0" and so on where paths lead to lists; offset_s: the place's from UTC; add: makes the temperatures ours.
+    row: an index such as ".0" if the paths lead to lists
+    offset_s: the place's seconds from UTC
+    add: a number that is added to temperatures
     """
-    return {field: convert(field, dig(data, path + row), offset_s, add) for field, path in table.items()}
+    return {field: convert(field, get_path(data, path + row), offset_s, add) for field, path in table.items()}
+
+
+# Places: what a person means by "Portland, OR".
 
 
 def folded(text: str | None) -> str:
-    """The text without case and accents, to compare names."""
-    parts = unicodedata.normalize("NFKD", (text or "").casefold())
-    return "".join(char for char in parts if not unicodedata.combining(char)).strip()
+    """Return a name without case, accents, dots and a leading "The", to compare it."""
+    parts = unicodedata.normalize("NFKD", (text or "")[:MAX_TEXT_CHARS].casefold())
+    plain = "".join(char for char in parts if not unicodedata.combining(char) and char not in ".'\u2019")
+    return " ".join(plain.replace("-", " ").split()).removeprefix("the ")
 
 
-def choose(city: str, found: Sequence[Place]) -> list[Place]:
-    """Those of the places that are meant by `city`, as in 'London, Ontario, CA'. Raises CityNotFound.
+def country_codes() -> dict[str, str]:
+    """Return {name or code of a country: its ISO code}."""
+    codes = dict[str, str]()
+    for code, _, name in (entry.partition(" ") for entry in COUNTRIES.replace("\n", "|").split("|")):
+        codes |= {folded(code): code, folded(name): code}
+    return codes
 
-    Londonderry is not meant by 'London', but Munich is by 'München': a name that differs throughout is another of it.
+
+def state_names() -> dict[str, tuple[str, str, str]]:
+    """Return {name or code of a state: (its code, its name, the country's ISO code)}."""
+    states = dict[str, tuple[str, str, str]]()
+    for line in STATES.splitlines():
+        country, _, entries = line.partition(" ")
+        for code, _, name in (entry.partition(" ") for entry in entries.split("|")):
+            states |= {folded(code): (code, folded(name), country), folded(name): (code, folded(name), country)}
+    return states
+
+
+CODES, STATE_NAMES = country_codes(), state_names()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Query:
+    """A place as a person types it: a name or postcode, and qualifiers such as a region or country."""
+
+    name: str
+    qualifiers: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Query":
+        name, *qualifiers = (part.strip()[:MAX_TEXT_CHARS] for part in text.split(","))
+        return cls(name, tuple(filter(None, map(folded, qualifiers))))
+
+    @property
+    def country_code(self) -> str | None:
+        """The country's ISO code, if a qualifier names one and cannot mean a state as well, as CA can."""
+        codes = [CODES[each] for each in self.qualifiers if each in CODES and each not in STATE_NAMES]
+        return codes[-1] if codes else None
+
+    def fits(self, place: Place, regions: Iterable[str | None] = ()) -> bool:
+        """Return whether each qualifier names the country, its code or a region of the place."""
+        names = {*map(folded, (place.region, place.country, place.country_code, *regions))}
+        return all(self._fits(qualifier, place, names) for qualifier in self.qualifiers)
+
+    @staticmethod
+    def _fits(qualifier: str, place: Place, names: set[str]) -> bool:
+        _, state, country = STATE_NAMES.get(qualifier, ("", "", ""))
+        is_country = qualifier in CODES and CODES[qualifier] == place.country_code
+        is_nation = qualifier in ("england", "scotland", "wales", "northern ireland")
+        in_state = state in names and country == place.country_code
+        return qualifier in names or in_state or (is_country and not is_nation)
+
+    def is_prefix(self, place: Place) -> bool:
+        """Return whether the geocoder found a longer name: Londonderry for London. Another name, as Munich, is none."""
+        return bool(re.match(re.escape(folded(self.name)) + "[a-z]", folded(place.name)))
+
+
+def choose(query: Query, found: Sequence[tuple[Place, Sequence[str | None]]]) -> list[Place]:
+    """Return the places that fit, the one with the most inhabitants first. Raise CityNotFound if there is none.
+
+    found: places, each with the names of further regions that it is in.
     """
-    name, *qualifiers = map(folded, city.split(","))
-    longer = re.compile(re.escape(name) + "[a-z]")
-    near = [(place, {*map(folded, (place.region, place.country, place.country_code))}) for place in found]
-    fitting = [p for p, known in near if known >= {*filter(None, qualifiers)} and not longer.match(folded(p.name))]
+    fitting = [place for place, regions in found if query.fits(place, regions) and not query.is_prefix(place)]
     if not fitting:
-        raise CityNotFound(f"no such city; there is {'; '.join(dict.fromkeys(map(str, found[:NEAR_NAMES])))}")
-    return sorted(fitting, key=lambda place: folded(place.name) != name)
+        names = "; ".join(dict.fromkeys(str(place) for place, _ in found[:NEAR_NAMES]))
+        raise CityNotFound(f"no such city; there is {names}" if names else "no such city; check the spelling")
+    return sorted(fitting, key=lambda place: -(place.population or 0))
 
 
-def places(found: Sequence[Any], **theirs: str) -> list[Place]:
-    """What a geocoder found, if it has a name and a position, by `theirs` for our fields. Raises CityNotFound."""
-    table = {field.name: field.name for field in dataclasses.fields(Place)} | theirs
-    known = [read(one, table) for one in found]
-    placed = [Place(**one) for one in known if one["name"] and None not in (one["latitude"], one["longitude"])]
-    if not placed:
-        raise CityNotFound("no such city")
-    return placed
+def parse_places(found: Sequence[Any], **paths: str) -> list[Place | None]:
+    """Return the places of a geocoder's answer; None for an entry without a name or a position."""
+    table = {field.name: field.name for field in dataclasses.fields(Place)} | paths
+    places = []
+    for values in (extract(entry, table) for entry in found):
+        has_all = values["name"] and None not in (values["latitude"], values["longitude"])
+        places.append(Place(**values) if has_all else None)
+    return places
 
 
-# HTTP: requests, their faults, and the cache.
+def parse_coordinates(text: str) -> Place | None:
+    """Return the place at "52.52,13.41", or None for other text. Raise CityNotFound if there is no such place."""
+    match = COORDINATES.fullmatch(text[:MAX_TEXT_CHARS])
+    if not match:
+        return None
+    latitude, longitude = map(float, match.groups())
+    if abs(latitude) > 90 or abs(longitude) > 180:
+        raise CityNotFound("no such place: a latitude is from -90 to 90, a longitude from -180 to 180")
+    name = f"{latitude:g}, {longitude:g}"
+    return Place(name=name, region=None, country=None, country_code=None, latitude=latitude, longitude=longitude)
+
+
+# HTTP: requests, their errors, and the cache.
 
 
 def base_url(url: str) -> str:
-    """The URL, if a key may go there. Raises ValueError."""
+    """Return the URL if a key may be sent to it. Raise ValueError if it is neither https nor on loopback."""
     parts = urlsplit(url)
     loopback = re.fullmatch(r"localhost|::1|127(\.\d+){3}", parts.hostname or "")
     if parts.hostname and (parts.scheme == "https" or (parts.scheme == "http" and loopback)):
         return url.rstrip("/")
-    raise ValueError(f"{printable(url)} is not an https URL; plain http is for loopback only")
+    raise ValueError(f"{printable(url)} is not an https URL; plain http is allowed for loopback only")
+
+
+def redact(value: Any, secret: str) -> Any:
+    """Return a decoded JSON value or text without a key that the provider or a proxy has sent back."""
+    if isinstance(value, dict):
+        return {redact(key, secret): redact(item, secret) for key, item in value.items()}
+    if isinstance(value, list):
+        return [redact(item, secret) for item in value]
+    if not isinstance(value, str) or len(secret) < 4:
+        return value
+    forms = {secret, quote_plus(secret), quote(secret, safe=""), quote(secret), html.escape(secret)}
+    return re.sub("|".join(map(re.escape, forms)), "***", value, flags=re.IGNORECASE)
 
 
 def check(title: str, status: int, retry_after: str, answer: Any) -> None:
-    """Raise WeatherError unless this is an answer; it is None if it was not JSON.
+    """Raise WeatherError if an answer is an error. answer is None if it was not JSON.
 
-    OpenWeatherMap's own status is in `cod`, a number or a string: 404 even within a 200. Open-Meteo's 429 has a reason.
+    OpenWeatherMap has its own status in `cod`, a number or a string: 404 even in a 200. Open-Meteo's 429 has a reason.
     """
-    status = max(status, int(dig(answer, "cod") or 0))
-    reason = printable(str(dig(answer, "reason") or dig(answer, "message") or ""))
-    says = f" (status {status}{', ' if reason else ''}{reason})"
+    code = str(get_path(answer, "cod") or 0)
+    status = max(status, int(code) if code.isdecimal() and len(code) == 3 else 0)
+    reason = printable(str(get_path(answer, "reason") or get_path(answer, "message") or "")[:MAX_TEXT_CHARS])
+    details = f" (status {status}{', ' if reason else ''}{reason})"
     if status == 429:
         limit_s = next((limit_s for word, limit_s in LIMITS_S.items() if word in reason.lower()), INFINITE_S)
-        wait_s = float(retry_after) if retry_after.isdecimal() and limit_s not in (3600, DAY_S) else limit_s
-        when = f"in {wait_s:.0f} s" if wait_s < INFINITE_S else printable(retry_after) or "later, it does not say when"
-        raise RateLimited(f"{title} has had too many requests; come back {when}{says}", wait_s)
+        wait_s = limit_s
+        if retry_after.isdecimal() and len(retry_after) < 7 and limit_s not in (3600, DAY_S):
+            wait_s = float(retry_after)
+        known = printable(retry_after[:MAX_TEXT_CHARS]) or "later; it does not state when"
+        when = f"in {wait_s:.0f} s" if wait_s < INFINITE_S else known
+        raise RateLimited(f"{title} has had too many requests; come back {when}{details}", wait_s)
     if status in (500, 502, 503, 504):
-        raise ProviderFailed(f"{title} is down{says}", 0)
+        raise ProviderFailed(f"{title} is down{details}; try again later", 0)
     if 300 <= status < 400:
-        raise ProviderFailed(f"{title} redirects to another address, which is not followed{says}")
+        raise ProviderFailed(f"{title} redirects to another address, which is not followed{details}")
     if not isinstance(answer, dict | list):
-        raise ProviderFailed(f"{title} sent something that is not its JSON{says}")
+        raise ProviderFailed(f"{title} sent something that is not its JSON{details}")
     if status == 401:
-        raise BadKey(f"{title} does not accept the key; a new one takes some hours to work")
+        raise BadKey(f"{title} does not accept the key; a new key works after some hours")
     if status == 404 or reason == "Nothing to geocode":
-        raise CityNotFound("no such city")
+        raise CityNotFound("no such city; check the spelling")
     if status != 200:
-        raise ProviderFailed(f"{title} refuses the question{says}")
+        raise ProviderFailed(f"{title} refuses the request{details}")
+
+
+def parse_answer(title: str, status: int, body: bytes, secret: str) -> Any:
+    """Return the JSON of an answer without the key. Raise ProviderFailed with the cause if it is not JSON."""
+    try:
+        return redact(json.loads(body.decode("utf-8", "replace")), secret)
+    except RecursionError:
+        cause = "JSON that is nested too deeply"
+    except ValueError:
+        is_html = body.lstrip()[:1] == b"<"
+        cause = "HTML instead of JSON; a proxy or a login page may be in the way" if is_html else "incomplete JSON"
+    if status == 200:
+        raise ProviderFailed(f"{title} sent something that is not its JSON: {cause}")
+    return None
 
 
 def explain_fault(title: str, error: Exception) -> WeatherError:
-    """The cause of an exception of requests: the innermost one knows it."""
+    """Return the cause of an exception of requests. The innermost exception contains it."""
     cause: BaseException = error
     while cause.__context__:
         cause = cause.__context__
-    words = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None) or "it broke the connection off"
-    if isinstance(error, ValueError):  # not shown: it can hold the proxy's password
-        return NoNetwork("the proxy's address is none (HTTPS_PROXY)")
-    if cause is error:  # requests itself refuses, as without the file in REQUESTS_CA_BUNDLE
+    words = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None) or "it closed the connection"
+    kind, hint = type(error).__name__, "check HTTPS_PROXY and ALL_PROXY"
+    if "SOCKS support" in str(error):
+        return NoNetwork(f"the proxy is a SOCKS proxy, which needs the package PySocks: pip install PySocks; or {hint}")
+    if kind == "SSLError" or isinstance(cause, ssl.SSLError):
+        return ProviderFailed(f"TLS with {title} failed: {words}; check the date of this machine and its certificates")
+    if isinstance(error, ValueError):  # The text is not printed, because it can contain the proxy's password.
+        return NoNetwork(f"the proxy's URL is not valid; {hint}")
+    if cause is error:  # requests itself refuses, for example if the file of REQUESTS_CA_BUNDLE does not exist.
         return ProviderFailed(f"{title} cannot be asked: {printable(str(error))}")
-    if type(error).__name__ == "ProxyError":
-        return NoNetwork("the proxy lets nothing through (HTTPS_PROXY)", 0)
-    if type(error).__name__ == "SSLError":
-        return ProviderFailed(f"TLS with {title} failed: {words}")
+    if kind == "ProxyError":
+        return NoNetwork(f"the proxy does not connect to {title}; {hint}", 0)
     if isinstance(cause, TimeoutError):
-        unheard = type(error).__name__ == "ConnectTimeout"  # that may be a packet lost
-        return TooSlow(f"{title}: no answer in time (--timeout)", 0 if unheard else INFINITE_S)
+        return TooSlow(f"{title}: no answer in time (--timeout)", 0 if kind == "ConnectTimeout" else INFINITE_S)
     if isinstance(cause, OSError) and not isinstance(cause, ConnectionError):
-        return NoNetwork(f"{title} cannot be reached ({words}); is there a network?", 0)
-    return ProviderFailed(f"{title} is down: {words}", 0)
+        return NoNetwork(f"{title} cannot be reached ({words}); check the network connection", 0)
+    return ProviderFailed(f"{title} is down: {words}; try again later", 0)
 
 
 def adapter_with(secret: str) -> Any:
-    """An adapter of requests that adds `secret` to the URL only as http.client writes the request line.
+    """Return an adapter of requests that adds `secret` to the URL when http.client writes the request line.
 
-    What is above does not know it, and so no exception, no log and no redirect can give it away.
+    requests and urllib3 do not have the key, so that no exception, log or redirect of theirs can contain it.
     """
     from requests.adapters import HTTPAdapter
 
     class Adapter(HTTPAdapter):
-        def cert_verify(self, conn: Any, *args: Any) -> None:  # called with the pool before each request
+        def cert_verify(self, conn: Any, *args: Any) -> None:  # requests calls it before each request.
             super().cert_verify(conn, *args)  # type: ignore[no-untyped-call]
             plain = type(conn).ConnectionCls
             own = {"putrequest": lambda self, verb, url, **more: plain.putrequest(self, verb, url + secret, **more)}
@@ -352,38 +507,62 @@ def adapter_with(secret: str) -> Any:
     return Adapter(pool_maxsize=AT_ONCE)
 
 
-def cache_file() -> Path:
-    default = {"darwin": "~/Library/Caches", "win32": "~/AppData/Local"}.get(sys.platform, "~/.cache")
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(default), "netscripts-weather.json")
+class Cache:
+    """Answers of the last ten minutes, one file for each URL. Any content of a file is harmless."""
 
+    def __init__(self) -> None:
+        default = {"darwin": "~/Library/Caches", "win32": "~/AppData/Local"}.get(sys.platform, "~/.cache")
+        root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(default)
+        self._folder = Path(root, "netscripts-weather")
+        self._lock, self._warned = threading.Lock(), False
 
-def load_cache() -> dict[str, tuple[float, Any]]:
-    """The answers of the last ten minutes, by their URLs; a damaged file has none."""
-    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
-        kept = dict(json.loads(cache_file().read_bytes()))
-        return {url: (at, answer) for url, (at, answer) in kept.items() if abs(time.time() - at) < CACHE_S}
-    return {}
+    def _file(self, url: str) -> Path:
+        return self._folder / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
 
+    def load(self, url: str) -> Any:
+        """Return the answer, or None if there is none that is younger than CACHE_S."""
+        with contextlib.suppress(OSError, ValueError, TypeError, OverflowError, RecursionError):
+            saved_at, answer = json.loads(self._file(url).read_bytes())
+            if abs(time.time() - saved_at) < CACHE_S and isinstance(answer, dict | list):
+                return answer
+        return None
 
-def save_cache(kept: Mapping[str, Any]) -> None:
-    path, part = cache_file(), cache_file().with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part.write_text(json.dumps({**load_cache(), **kept}))
-        part.replace(path)  # whoever reads finds all of it or what was there before
-    except OSError as error:
-        log.warning("the cache is of no use: %s", error)
+    def save(self, url: str, answer: Any) -> None:
+        """Write a file completely or not at all. Warn once if that is impossible."""
+        file = self._file(url)
+        part = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                part.write_text(json.dumps([time.time(), answer]))
+                part.replace(file)
+            finally:
+                part.unlink(missing_ok=True)
+        except OSError as error:
+            with self._lock:
+                if not self._warned:
+                    log.warning("the cache cannot be written: %s; see --no-cache", error)
+                self._warned = True
+
+    def clean(self) -> None:
+        """Delete old files."""
+        with contextlib.suppress(OSError):
+            for file in self._folder.iterdir():
+                if file.stat().st_mtime < time.time() - CACHE_S:
+                    file.unlink()
 
 
 class Provider:
-    """Where weather comes from: one session, and a deadline of `timeout_s` for each city.
+    """A source of weather, with one session and a deadline of `timeout_s` for each city.
 
-    A subclass has two methods, which ask through get(url, **params). Raises ValueError for a URL that is not https.
-    units: metric, imperial or standard; lang: an ISO code; urls: instead of those in the variables or in `bases`.
+    A subclass implements geocode() and current(); both request JSON with get(url, **params). Add it to PROVIDERS.
+    units: metric, imperial or standard
+    lang: an ISO code
+    urls: URLs that replace those of `bases` and of the environment; ValueError is raised if one is not https
     """
 
     title = terms = attribution = ""
-    bases: tuple[tuple[str, str], ...] = ()  # the variable that overrides each, and the URL
+    bases: tuple[tuple[str, str], ...] = ()  # (variable of the environment that overrides the URL, the URL)
     needs_key, most_days = False, 16
 
     def __init__(
@@ -395,95 +574,122 @@ class Provider:
         self.urls = [base_url(url) for url in urls or (os.environ.get(name) or base for name, base in self.bases)]
         self.key, self.units, self.lang = key if self.needs_key else "", units, lang.lower().replace("_", "-")
         self.language = self.lang.partition("-")[0]
-        self.timeout_s, self.cache = timeout_s, cache
+        self.timeout_s, self._cache = timeout_s, Cache() if cache else None
         self._session = requests.Session()
-        self._session.trust_env = all(url.startswith("https:") for url in self.urls)  # loopback needs no proxy
+        self._session.trust_env = all(url.startswith("https:") for url in self.urls)  # Loopback needs no proxy.
+        self._session.auth = lambda request: request  # Without it, requests would send the entries of ~/.netrc.
         for url in self.urls:
             self._session.mount(url, adapter_with(f"&{urlencode({'appid': self.key})}" if self.key else ""))
 
-    def find(self, get: Get, city: str) -> list[Place]:
-        """The places that `city` can mean, the likeliest first. Raises CityNotFound."""
+    def geocode(self, get: Get, query: Query) -> list[Place]:
+        """Return the places that fit the query, the likeliest first. Raise CityNotFound if there is none."""
         raise NotImplementedError
 
-    def weather(self, get: Get, place: Place, days: int) -> Weather:
-        """The weather of the place, now and on so many days."""
+    def current(self, get: Get, place: Place, days: int) -> Weather:
+        """Return the weather of the place, now and for that many days."""
         raise NotImplementedError
 
     def ask(self, cities: Sequence[str], days: int = 0) -> Iterator[Weather | WeatherError]:
-        """The weather of each city, or why there is none, in the order asked; several are asked at once."""
+        """Yield the weather of each city, or the cause why there is none, in the order of the cities."""
         if days > self.most_days:
-            log.warning("%s knows %d days at most", self.title, self.most_days)
+            log.warning("%s has a forecast of %d days at most", self.title, self.most_days)
         days = min(days, self.most_days)
-        self._kept = load_cache() if self.cache else {}
-        try:
-            for first in range(0, len(cities), AT_ONCE):
-                deadline = time.monotonic() + self.timeout_s
-                for future in [self._start(city, days, deadline) for city in cities[first : first + AT_ONCE]]:
-                    try:
-                        yield future.result(max(0, deadline - time.monotonic()))
-                    except TimeoutError:
-                        yield TooSlow(f"{self.title}: no answer in {self.timeout_s:g} s (--timeout)")
-        finally:
-            if self.cache:
-                save_cache(self._kept)
+        for first in range(0, len(cities), AT_ONCE):
+            deadline = time.monotonic() + self.timeout_s
+            for future in [self._start(city, days, deadline) for city in cities[first : first + AT_ONCE]]:
+                try:
+                    yield future.result(max(0, deadline - time.monotonic()))
+                except TimeoutError:
+                    yield TooSlow(f"{self.title}: no answer in {self.timeout_s:g} s (--timeout)")
+        if self._cache:
+            self._cache.clean()
 
-    def _start(self, *question: Any) -> "Future[Weather | WeatherError]":
-        """Ask in a thread that can be given up: nothing ends the lookup of a name, or an answer that drips."""
+    def _start(self, city: str, days: int, deadline: float) -> "Future[Weather | WeatherError]":
+        """Ask in a daemon thread: a name lookup and an answer that arrives byte by byte cannot be interrupted."""
         future: Future[Weather | WeatherError] = Future()
-        threading.Thread(target=lambda: future.set_result(self._answer(*question)), daemon=True).start()
+        threading.Thread(target=lambda: future.set_result(self._answer(city, days, deadline)), daemon=True).start()
         return future
 
     def _answer(self, city: str, days: int, deadline: float) -> Weather | WeatherError:
+        """Return the weather, or the error. If a cached answer caused the error, ask again without the cache."""
+        hits = list[str]()
+        result = self._ask_once(partial(self._get, deadline, hits), city, days)
+        if hits and isinstance(result, WeatherError):
+            result = self._ask_once(partial(self._get, deadline, None), city, days)
+        return result
+
+    def _ask_once(self, get: Get, city: str, days: int) -> Weather | WeatherError:
+        query = Query.parse(city)
         try:
-            place, *others = self.find(get := partial(self._get, deadline), city)
-            weather = self.weather(get, place, days)
+            place = parse_coordinates(city)
+            place, *others = [place] if place else self.geocode(get, query)
+            weather = self.current(get, place, days)
         except WeatherError as error:
             return error
-        except Exception as error:  # what is sent can be of any shape, and costs this city only
+        except Exception as error:  # An answer can have any shape. An error of one city does not stop the others.
             failure = ProviderFailed(f"{self.title} sent something that is not its JSON")
             failure.__cause__ = error
             return failure
         if (weather.temperature is None and not weather.description) or (days and not weather.days):
             return ProviderFailed(f"{self.title} sent no weather")
-        named = {str(other): other for other in others if folded(other.name) == folded(place.name)}
+        names = folded(place.name), folded(query.name)
+        named = {str(other): other for other in others if folded(other.name) in names}
         named.pop(str(place), None)
         rise, fall = weather.sunrise, weather.sunset
         if rise and fall and not (fall - rise) % timedelta(days=1):
-            rise = fall = None  # it stays up or down: these are made up
+            rise = fall = None  # The sun does not rise or set; the times are placeholders.
         return dataclasses.replace(weather, others=tuple(named.values()), sunrise=rise, sunset=fall)
 
-    def _get(self, deadline: float, url: str, **params: Any) -> Any:
-        """The answer, from the cache or with up to two retries. Raises WeatherError."""
+    def _get(self, deadline: float, cache_hits: list[str] | None, url: str, **params: Any) -> Any:
+        """Return an answer from the cache or from the provider. Repeat a request if that is useful.
+
+        cache_hits: URLs that the cache answered are added to it; None means not to read the cache.
+        """
         url = f"{url}?{urlencode(params, errors='replace')}"
-        if self.cache and url in self._kept:
-            return self._kept[url][1]
-        for backoff_s in BACKOFF_S:
-            try:
-                answer = self._try(url, max(0.01, deadline - time.monotonic()))
-                break
-            except WeatherError as failure:
-                wait_s = max(backoff_s, failure.retry_s)
-                if wait_s > min(PATIENCE_S, deadline - time.monotonic()):
-                    raise
-            time.sleep(wait_s)
-        self._kept[url] = (time.time(), answer)
+        if self._cache and cache_hits is not None:
+            answer = self._cache.load(url)
+            if answer is not None:
+                cache_hits.append(url)
+                return answer
+        answer = self._get_repeatedly(url, deadline)
+        if self._cache:
+            self._cache.save(url, answer)
         return answer
 
-    def _try(self, url: str, left_s: float) -> Any:
-        timeout_s = (min(left_s, CONNECT_S), left_s)
+    def _get_repeatedly(self, url: str, deadline: float) -> Any:
+        backoffs = iter(BACKOFF_S)
+        while True:
+            try:
+                return self._request(url, max(0.01, deadline - time.monotonic()))
+            except WeatherError as failure:
+                wait_s = failure.retry_s
+                if (
+                    wait_s == BUSY_S
+                ):  # A request that was refused because of concurrency is repeated until the deadline.
+                    wait_s *= random.uniform(1, 2)
+                else:
+                    wait_s = max(wait_s, next(backoffs))
+                if wait_s > min(MAX_RETRY_AFTER_S, deadline - time.monotonic()):
+                    raise
+            time.sleep(wait_s)
+
+    def _request(self, url: str, timeout_s: float) -> Any:
+        body = bytearray()
         try:
-            with self._session.get(url, stream=True, timeout=timeout_s, allow_redirects=False) as response:
-                body = b"".join(itertools.islice(response.iter_content(READ_BYTES), MAX_READS))
+            timeouts = (min(timeout_s, CONNECT_S), timeout_s)
+            with self._session.get(url, stream=True, timeout=timeouts, allow_redirects=False) as response:
+                for piece in response.iter_content(READ_BYTES):
+                    body += piece
+                    if len(body) > MAX_ANSWER_BYTES:
+                        raise ProviderFailed(f"{self.title} sent an answer of more than {MAX_ANSWER_BYTES:,} bytes")
         except (OSError, ValueError) as error:
             raise explain_fault(self.title, error) from error
-        text, answer = body.decode("utf-8", "replace"), None
-        if len(self.key) > 8:  # what is shorter is no key
-            for secret in (self.key, quote_plus(self.key)):
-                text = text.replace(secret, "***")  # should it be echoed
-        with contextlib.suppress(ValueError, RecursionError):
-            answer = json.loads(text)
-        check(self.title, response.status_code, response.headers.get("Retry-After", ""), answer)
+        answer = parse_answer(self.title, response.status_code, bytes(body), self.key)
+        check(self.title, response.status_code, redact(response.headers.get("Retry-After", ""), self.key), answer)
         return answer
+
+
+# Providers. A third one is a subclass of Provider with two methods, and an entry in PROVIDERS.
 
 
 class OpenMeteo(Provider):
@@ -496,25 +702,49 @@ class OpenMeteo(Provider):
         ("OPEN_METEO_GEOCODING_URL", "https://geocoding-api.open-meteo.com"),
     )
 
-    def find(self, get: Get, city: str) -> list[Place]:
-        name = city.partition(",")[0].strip()
-        found = dig(get(f"{self.urls[1]}/v1/search", name=name, count=10, language=self.language), "results")
-        return choose(city, places(found or [], region="admin1"))
+    def geocode(self, get: Get, query: Query) -> list[Place]:
+        results = self._search(get, query, self.language)
+        try:
+            return choose(query, [(place, regions) for _, place, regions in results])
+        except CityNotFound:
+            if self.language == "en" or not query.qualifiers:
+                raise
+        # The geocoder names countries and regions in the user's language, but the qualifiers may be English.
+        local = {key: place for key, place, _ in results if key}
+        english = self._search(get, query, "en")
+        found = [(local.get(key, place), [*names, place.region, place.country]) for key, place, names in english]
+        return choose(query, found)
 
-    def weather(self, get: Get, place: Place, days: int) -> Weather:
+    def _search(self, get: Get, query: Query, language: str) -> list[tuple[Any, Place, list[str | None]]]:
+        """Return (ID, place, names of the regions that it is in) for each result."""
+        params: dict[str, Any] = {"name": query.name, "count": MAX_PLACES, "language": language}
+        country = {"countryCode": query.country_code} if query.country_code else {}
+        entries = get_path(get(f"{self.urls[1]}/v1/search", **params, **country), "results")
+        if not entries and country:  # The places in other countries are listed in the message.
+            entries = get_path(get(f"{self.urls[1]}/v1/search", **params), "results")
+        results = []
+        for entry in entries or []:
+            [place] = parse_places([entry], region="admin1")
+            regions = [convert("region", get_path(entry, f"admin{level}"), 0, 0) for level in range(1, 5)]
+            results += [(get_path(entry, "id"), place, regions)] if place else []
+        return results
+
+    def current(self, get: Get, place: Place, days: int) -> Weather:
         question: dict[str, Any] = {"latitude": place.latitude, "longitude": place.longitude, "timezone": "auto"}
         question |= {"current": ",".join(OPEN_METEO_NOW.values()), "hourly": "temperature_2m"}
         question |= {"daily": ",".join(["sunrise", "sunset", *OPEN_METEO_DAY.values()]), "wind_speed_unit": "ms"}
         if self.units == "imperial":
             question |= {"wind_speed_unit": "mph", "temperature_unit": "fahrenheit"}
         answer = get(f"{self.urls[0]}/v1/forecast", **question, forecast_days=max(days, 1))
-        part = partial(read, offset_s=dig(answer, "utc_offset_seconds"), add=KELVIN if self.units == "standard" else 0)
-        now = part(answer["current"], OPEN_METEO_NOW | {"observed_at": "time"})
-        sun = part(answer["daily"], {"sunrise": "sunrise", "sunset": "sunset"}, ".0")
-        daily = [part(answer["daily"], OPEN_METEO_DAY | {"date": "time"}, f".{day}") for day in range(days)]
+        values = partial(
+            extract, offset_s=get_path(answer, "utc_offset_seconds"), add=KELVIN if self.units == "standard" else 0
+        )
+        now = values(answer["current"], OPEN_METEO_NOW | {"observed_at": "time"})
+        sun = values(answer["daily"], {"sunrise": "sunrise", "sunset": "sunset"}, ".0")
+        daily = [values(answer["daily"], OPEN_METEO_DAY | {"date": "time"}, f".{day}") for day in range(days)]
         coming = tuple(Forecast(**day) for day in daily if day["date"])
         hour = {"observed_at": "time", "temperature": "temperature_2m"}
-        curve = curve_of(part(answer["hourly"], hour, f".{index}") for index in range(24 * days))
+        curve = curve_of(values(answer["hourly"], hour, f".{index}") for index in range(24 * days))
         return Weather(place=place, units=UNITS[self.units], **now, **sun, days=coming, curve=curve)
 
 
@@ -525,27 +755,55 @@ class OpenWeatherMap(Provider):
     attribution = "Weather data provided by OpenWeather (https://openweathermap.org/)"
     bases, needs_key, most_days = (("OPENWEATHERMAP_URL", "https://api.openweathermap.org"),), True, 5
 
-    def find(self, get: Get, city: str) -> list[Place]:
+    def geocode(self, get: Get, query: Query) -> list[Place]:
         if not self.key:
             raise BadKey(f"OpenWeatherMap needs a key, in {KEY_VARIABLES[0]} or --api-key; Open-Meteo needs none")
-        query = ",".join(part.strip() for part in city.split(","))
-        found = get(f"{self.urls[0]}/geo/1.0/direct", q=query, limit=5)[:]  # anything but a list fails here
-        return places(found, region="state", country_code="country", latitude="lat", longitude="lon")
+        country = query.country_code or next((CODES[each] for each in query.qualifiers if each in CODES), None)
+        if POSTCODE.fullmatch(query.name):
+            answer = get(f"{self.urls[0]}/geo/1.0/zip", zip=f"{query.name},{country or 'US'}")
+            return choose(Query(query.name, ()), [(place, ()) for place in self._places([answer]) if place])
+        found = list[Place]()
+        for words in self._questions(query, country):
+            entries = get(f"{self.urls[0]}/geo/1.0/direct", q=words, limit=5)[:]  # Anything but a list fails here.
+            places = [place for place in self._places(entries) if place]
+            found += places
+            if any(query.fits(place) for place in places):
+                break
+        return choose(query, [(place, ()) for place in found])
 
-    def weather(self, get: Get, place: Place, days: int) -> Weather:
+    @staticmethod
+    def _questions(query: Query, country: str | None) -> list[str]:
+        """Return what to ask for, the most exact first: a state needs its code and the country's."""
+        states = [STATE_NAMES[each] for each in query.qualifiers if each in STATE_NAMES]
+        in_state = [f"{query.name},{code},{its_country}" for code, _, its_country in states]
+        in_country = [f"{query.name},{country}"] if country else []
+        exact = bool(states) and query.country_code == states[0][2]
+        questions = in_state + in_country if exact else in_country + in_state
+        return questions if questions and len(query.qualifiers) == 1 else [*questions, query.name]
+
+    def _places(self, entries: Sequence[Any]) -> list[Place | None]:
+        """Return the places, with their names in the user's language where OpenWeatherMap has them."""
+        places = parse_places(entries, region="state", country_code="country", latitude="lat", longitude="lon")
+        for number, (entry, place) in enumerate(zip(entries, places, strict=True)):
+            name = convert("name", get_path(entry, f"local_names.{self.language}"), 0, 0)
+            if place and name and self.language != "en":
+                places[number] = dataclasses.replace(place, name=name)
+        return places
+
+    def current(self, get: Get, place: Place, days: int) -> Weather:
         lang = LANGUAGES.get(self.lang) or LANGUAGES.get(self.language, self.language)
         question = {"lat": place.latitude, "lon": place.longitude, "units": self.units, "lang": lang}
         answer = get(f"{self.urls[0]}/data/2.5/weather", **question)
         coming = get(f"{self.urls[0]}/data/2.5/forecast", **question)["list"] if days else []
-        part = partial(read, offset_s=dig(answer, "timezone"))
-        dated = filter(itemgetter("date"), (part(step, OPENWEATHERMAP_STEP) for step in coming))
+        values = partial(extract, offset_s=get_path(answer, "timezone"))
+        dated = filter(itemgetter("date"), (values(step, OPENWEATHERMAP_STEP) for step in coming))
         by_day = [[*group] for _, group in itertools.groupby(dated, itemgetter("date"))][:days]
-        now, curve = part(answer, OPENWEATHERMAP_NOW), curve_of(itertools.chain(*by_day))
+        now, curve = values(answer, OPENWEATHERMAP_NOW), curve_of(itertools.chain(*by_day))
         return Weather(place=place, units=UNITS[self.units], **now, days=tuple(map(gather, by_day)), curve=curve)
 
 
 def gather(steps: Sequence[Mapping[str, Any]]) -> Forecast:
-    """A day from OpenWeatherMap's steps of three hours."""
+    """Return the forecast of a day from OpenWeatherMap's steps of three hours."""
     sent = {name: [step[name] for step in steps if step[name] is not None] for name in steps[0]}
     fallen = sent["rain"] + sent["snow"]
     return Forecast(
@@ -574,10 +832,10 @@ def pick_provider(provider: str = "auto", api_key: str | None = None, **options:
 
 
 def get_weather(city: str, days: int = 0, **options: Any) -> Weather:
-    """The weather now, and on so many days (at most 16, from OpenWeatherMap 5); its str() is a sentence.
+    """Return the weather now and for that many days (at most 16; OpenWeatherMap: 5). Its str() is a sentence.
 
     options: provider (auto, openweathermap or open-meteo), api_key, and those of Provider.
-    Raises WeatherError, whose subclasses tell the causes apart.
+    Raises WeatherError; its subclasses are the causes.
     """
     [answer] = pick_provider(**options).ask([city], days)
     if isinstance(answer, WeatherError):
@@ -589,7 +847,7 @@ def get_weather(city: str, days: int = 0, **options: Any) -> Weather:
 
 
 def details(weather: Weather, now: datetime) -> list[str]:
-    """What is known besides the sentence, a line each."""
+    """Return the lines below the sentence."""
     degrees, speed, deg = weather.units["temperature"], f" {weather.units['wind_speed']}", weather.wind_from_deg
     rise, fall, observed = weather.sunrise, weather.sunset, weather.observed_at
     course = "" if deg is None else f"from {COMPASS[round(deg / 22.5) % 16]}"
@@ -616,7 +874,7 @@ def day_line(day: Forecast, degrees: str) -> str:
 
 
 def draw_curve(curve: Sequence[tuple[datetime, float]], width: int) -> list[str]:
-    """The temperatures in rows of blocks, from the lowest to the highest, and the days below."""
+    """Return the temperatures as rows of blocks, with the days below."""
     if not curve:
         return []
     columns = max(8, min(width, CURVE_COLUMNS) - 10)
@@ -697,32 +955,65 @@ def new_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def show_city(city: str, result: Weather | WeatherError, provider: Provider, json_wanted: bool) -> None:
+def line_of(weather: Weather) -> str:
+    """Return one line for status bars and prompts: "Paris: overcast 12.3°C"."""
+    temperature = amount(weather.temperature, weather.units["temperature"], 1)
+    return f"{weather.place.name}: {' '.join(filter(None, (weather.description, temperature)))}"
+
+
+def print_result(city: str, result: Weather | WeatherError, provider: Provider, args: argparse.Namespace) -> None:
     with output_errors():
-        if json_wanted:
+        if args.json:
             print(as_json(city, result, provider), flush=True)
         elif isinstance(result, WeatherError):
-            print_message("error", f"{printable(city)}: {result}")
+            print_message("error", f"{printable(city[:MAX_TEXT_CHARS])}: {result}")
         else:
-            print(as_text(result), flush=True)
+            print(line_of(result) if args.line else as_text(result), flush=True)
+
+
+def locale_language() -> str:
+    """Return the language of the locale for messages (POSIX: LC_ALL, LC_MESSAGES, LANG); "en" for C."""
+    value = next(filter(None, map(os.environ.get, ("LC_ALL", "LC_MESSAGES", "LANG"))), "")
+    language = re.match(r"[A-Za-z]{2,3}(_[A-Za-z]{2,4})?(?![A-Za-z])", value)
+    return language[0].replace("_", "-") if language else "en"
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser()
-    add, seconds = parser.add_argument, partial(bounded, float, 0.01, DAY_S)
-    add("city", nargs="+", metavar="CITY", help="a city, or 'CITY, COUNTRY' or 'CITY, REGION, COUNTRY'")
-    add("--units", choices=UNITS, default="metric", help="°C and m/s, °F and mph, or K and m/s (%(default)s)")
-    add("--lang", default="en", metavar="LANG", help="language of names or, by OpenWeatherMap, words (%(default)s)")
-    days = "and so many days (%(const)s); at most 16, from OpenWeatherMap 5"
-    add("--forecast", type=partial(bounded, int, 1, 16), nargs="?", const=5, default=0, metavar="DAYS", help=days)
+    add = parser.add_argument_group("places").add_argument
+    add(
+        "city",
+        nargs="*",
+        metavar="CITY",
+        help="a city, 'CITY, COUNTRY', 'CITY, REGION', 'POSTCODE, COUNTRY' or LAT,LON",
+    )
+    add("--lang", metavar="LANG", help="language of names, as en or pt-BR (default: that of the locale)")
+    add = parser.add_argument_group("output").add_argument
+    add("--units", choices=UNITS, default="metric", help="°C and m/s, °F and mph, or K and m/s (default: %(default)s)")
+    add("--forecast", nargs="?", const="5", metavar="DAYS", help="DAYS from 1 to 16 (default: %(const)s)")
+    form = parser.add_argument_group("format").add_mutually_exclusive_group().add_argument
+    form("--json", action="store_true", help="print a JSON object for each city")
+    form("--line", action="store_true", help="print one line for each city, for status bars")
+    add("-q", "--quiet", action="store_true", help="do not print the note about the source")
+    add = parser.add_argument_group("provider").add_argument
     add("--provider", choices=["auto", *PROVIDERS], default="auto", help="auto: openweathermap if there is a key")
-    add("--api-key", metavar="KEY", help=f"for OpenWeatherMap; others see it here, not in {', '.join(KEY_VARIABLES)}")
-    add("--json", action="store_true", help="print a JSON object for each city")
-    add("--no-cache", action="store_true", help="neither use nor keep answers of the last ten minutes")
-    add("--timeout", type=seconds, default=10.0, metavar="S", help="seconds for each city as a whole (%(default)g)")
+    add("--api-key", metavar="KEY", help=f"key of OpenWeatherMap; safer in the environment: {', '.join(KEY_VARIABLES)}")
+    add("--no-cache", action="store_true", help="do not read or write answers of the last ten minutes")
+    seconds = partial(bounded, float, 0.01, DAY_S)
+    add("--timeout", type=seconds, default=10.0, metavar="S", help="seconds for each city (default: %(default)g)")
     args = parser.parse_args(argv)
-    if not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z]{2,4})?", args.lang):
-        parser.error(f"argument --lang: {args.lang!r} is not a language, as en or pt-BR")
+    if args.forecast and not re.fullmatch(r"[+-]?[\d.]+", args.forecast):  # --forecast London
+        args.city.insert(0, args.forecast)
+        args.forecast = "5"
+    try:
+        args.forecast = bounded(int, 1, 16, args.forecast) if args.forecast else 0
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"argument --forecast: {error}")
+    if not args.city:
+        parser.error("name a city, as in: weather.py London")
+    if args.lang and not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z]{2,4})?", args.lang):
+        parser.error(f"argument --lang: {args.lang!r} is not a language such as en or pt-BR")
+    args.lang = args.lang or locale_language()
     return args
 
 
@@ -731,24 +1022,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     logging.basicConfig(format=f"{PROGRAM}: warning: %(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a letter
+        sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the terminal's encoding lacks
     options = {"units": args.units, "lang": args.lang, "timeout_s": args.timeout, "cache": not args.no_cache}
-    status = 0
+    errors = list[WeatherError]()
     try:
         provider = pick_provider(args.provider, args.api_key, **options)
-        print_message("info", f"from {provider.title}: {provider.terms}")
+        if not args.quiet and not args.line:
+            print_message("info", f"from {provider.title}: {provider.terms}")
         for city, result in zip(args.city, provider.ask(args.city, args.forecast), strict=True):
-            show_city(city, result, provider, args.json)
-            status |= isinstance(result, WeatherError)
+            print_result(city, result, provider, args)
+            errors += [result] if isinstance(result, WeatherError) else []
     except KeyboardInterrupt:
         return 130
     except ImportError:
-        print_message("error", "it needs requests: pip install requests")
+        print_message("error", "requests is missing; install it with: pip install requests")
         return 1
     except ValueError as error:
         print_message("error", str(error))
         return 2
-    return status
+    if len(args.city) > 1 and any(isinstance(error, CityNotFound) for error in errors):
+        words = printable(" ".join(args.city)[:MAX_TEXT_CHARS])
+        print_message("info", f"a name of several words needs quotes: {PROGRAM} '{words}'")
+    return int(bool(errors))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ class Handler(BaseHTTPRequestHandler):
             fault(self)
         else:
             try:
-                status, answer = ROUTES[path](self.server, asked)
+                route = self.server.routes.get(path)
+                status, answer = (200, route) if route else ROUTES[path](self.server, asked)
             except (KeyError, AssertionError) as error:
                 self.server.complaints.append(f"{self.path}: {error!r}")
                 status, answer = 400, {"error": True, "reason": repr(error)}
@@ -90,7 +91,11 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class FakeWeather(ThreadingHTTPServer):
-    """`faults`: path -> what to do instead of answering, the last for good. `edit`: path -> change an answer."""
+    """Both providers.
+
+    faults: path -> what to do instead of answering; the last one is permanent
+    edit, routes: path -> a function that changes the answer; another answer
+    """
 
     daemon_threads = True
     request_queue_size = 64
@@ -99,7 +104,7 @@ class FakeWeather(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.asked, self.complaints = [], []
-        self.faults, self.edit = {}, {}
+        self.faults, self.edit, self.routes = {}, {}, {}
         self.finished = threading.Event()  # what hangs, hangs until then
 
     def serve_forever(self):
@@ -216,10 +221,12 @@ def five_days(server, asked):
 
 
 def search(server, asked):
-    exactly(asked, count="10")
+    exactly(asked, count="100")
     assert "," not in asked["name"]
     assert asked["language"].isalpha()
-    found = [{"id": 1, "timezone": "GMT", **one} for one in find(asked["name"])] if len(asked["name"]) > 1 else []
+    found = find(asked["name"]) if len(asked["name"]) > 1 else []
+    found = [one for one in found if asked.get("countryCode", one["country_code"]) == one["country_code"]]
+    found = [{"id": number, "timezone": "GMT", **one} for number, one in enumerate(found, 1)]
     answer = {"results": found, "generationtime_ms": 0.5} if found else {"generationtime_ms": 0.5}
     return server.edited("/v1/search", answer)
 
