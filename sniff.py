@@ -1438,6 +1438,7 @@ class Output:
         self._refreshes = args.top and not self._lines and on_terminal
         self._shows_progress = args.r is not None and not on_terminal and sys.stderr is not None and sys.stderr.isatty()
         self._captured, self._looked_at, self._warned_at, self._drops = 0, time.monotonic(), 0.0, 0
+        self._progress = ""
 
     def run(self, stop: Stop) -> None:
         """Process batches until the source ends, enough packets were captured, or a stop is requested."""
@@ -1449,6 +1450,7 @@ class Output:
                 if time.monotonic() - self._looked_at >= LOOK_S:
                     self._look()
         finally:
+            print_status(" " * len(self._progress), end="\r")
             self._draw()
             dropped = "" if self._args.r else f"\n{self._source.drops()} packets dropped by kernel"
             print_status(f"{self._captured} packet{'s' * (self._captured != 1)} captured{dropped}")
@@ -1474,7 +1476,8 @@ class Output:
             self._draw()
         if self._shows_progress and isinstance(self._source, CaptureFile):
             size = os.fstat(self._source.raw.fileno()).st_size
-            print(f"{self._source.raw.tell():,} of {size:,} bytes", end="\r", file=sys.stderr, flush=True)
+            self._progress = f"{self._source.raw.tell():,} of {size:,} bytes"
+            print_status(self._progress, end="\r")
         if now - self._warned_at >= WARNING_INTERVAL_S and (drops := self._source.drops()) > self._drops:
             self._warned_at, self._drops = now, drops
             hint = "use a narrower filter, -w or a larger --buffer"
@@ -1487,11 +1490,11 @@ class Output:
                 print(start + self._top.table(shutil.get_terminal_size()), flush=True)
 
 
-def print_status(message: str) -> None:
+def print_status(message: str, end: str = "\n") -> None:
     """Print a line to standard error."""
-    if sys.stderr:
+    if sys.stderr and message:
         with contextlib.suppress(OSError):
-            print(message, file=sys.stderr, flush=True)
+            print(message, end=end, file=sys.stderr, flush=True)
 
 
 def run(args: argparse.Namespace) -> None:
