@@ -407,7 +407,7 @@ def scapy_conf() -> Any:
 def pick_interface(wanted: str | None) -> str:
     """Return an interface that exists. Raise CaptureError with the names of all interfaces if it does not."""
     conf = scapy_conf()
-    names = [*conf.ifaces.keys(), *["any"] * ON_LINUX]
+    names = [*(name for _, name in socket.if_nameindex()), "any"] if ON_LINUX else [*conf.ifaces.keys()]
     if wanted is not None and wanted not in names:
         raise CaptureError(f"there is no interface {wanted}; choose one of: {', '.join(names)}")
     return wanted or str(conf.iface)
@@ -1401,7 +1401,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
 def list_interfaces() -> None:
     conf = scapy_conf()
     for interface in conf.ifaces.values():
-        addresses = ", ".join(address for family in interface.ips.values() for address in family)
+        addresses = ", ".join(address for _, family in sorted(interface.ips.items()) for address in family)
         default = " (default)" if interface.name == str(conf.iface) else ""
         print(f"{printable(interface.name)} {addresses}".rstrip() + default)
 

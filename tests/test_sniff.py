@@ -791,7 +791,8 @@ def test_lengths_of_zero_and_other_corners():
     assert (fragment.fragment, fragment.sport) == (24, None)
     with_ah = bytes([17, 4]) + bytes(22) + raw(UDP(sport=5, dport=6))
     assert decode(raw(IPv6(nh=51, plen=len(with_ah))) + with_ah, 101).dport == 6
-    assert decode(raw(ETHER / Dot1Q(vlan=5, prio=7, dei=1) / V4 / UDP()), 1).vlan == (5,)
+    priority_and_drop_bits = ETHER_FRAME[:12] + b"\x81\0\xf0\x05" + ETHER_FRAME[12:]
+    assert decode(priority_and_drop_bits, 1).vlan == (5,)
     hash(decode(raw(OTHERS["two VLANs"]), 1))
 
 
