@@ -48,6 +48,7 @@ import time
 import zlib
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from ipaddress import ip_address
@@ -64,19 +65,19 @@ MAX_ENCAPSULATIONS = 16  # headers between the link layer and TCP, such as VLAN 
 MAX_DATAGRAMS = 64  # IP datagrams that wait for fragments
 MAX_FRAGMENTS = 256  # per datagram; at an MTU of 576 bytes, the longest datagram has 119
 MAX_UNREAD_KINDS = 100  # kinds of frames that are counted one by one, because they cannot be read
-MAX_HEAD_BYTES = 65_536  # of a start line with its header lines; servers allow 8 to 64 KiB
-MAX_LINE_BYTES = 4_096  # of a chunk size with its extensions, and of a start line after a gap
+MAX_HEAD_BYTES = 65_536  # the start line with its header lines; servers allow 8 to 64 KiB
+MAX_LINE_BYTES = 4_096  # a chunk size with its extensions, or a start line after a gap
 MAX_PROBE_BYTES = 65_536  # per direction, in which a connection must show its first HTTP message
 MAX_OPEN_REQUESTS = 1_000  # pipelined requests per connection that have no response yet
 MAX_OUT_OF_ORDER_BYTES = 1_048_576  # per connection; a large receive window (RFC 7323)
 MAX_OUT_OF_ORDER_SEGMENTS = 1_024  # per connection
 MAX_CONNECTIONS = 20_000  # each costs about 1.5 kB
-MAX_KEPT_BYTES = 16_777_216  # of all connections: out-of-order segments, incomplete heads, messages not yet printed
-MAX_BODIES_BYTES = 16_777_216  # of all bodies that are kept for --bodies and --save
-MAX_BODY_BYTES = 1_048_576  # of one body; the default of --max-body
+MAX_KEPT_BYTES = 16_777_216  # out-of-order segments, incomplete heads and unprinted messages, all connections
+MAX_BODIES_BYTES = 16_777_216  # all bodies that are kept for --bodies and --save
+MAX_BODY_BYTES = 1_048_576  # the default of --max-body
 MESSAGE_BYTES = 800  # memory that a message costs in addition to its head
 SEGMENT_BYTES = 200  # memory that an out-of-order segment costs in addition to its payload
-# Before missing bytes count as lost, so many segments or seconds may pass: capture engines reorder packets.
+# Missing bytes count as lost after this number of segments or seconds, because captures reorder packets.
 GRACE_SEGMENTS = 16
 GRACE_S = 1.0
 IDLE_S = 3_600.0  # A connection without a packet for so long is dropped. A long poll can take 20 minutes.
@@ -93,11 +94,11 @@ DEFAULT_FILTER = (
     " or ether proto 0x8100 or ether proto 0x88a8 or ether proto 0x9100 or ether proto 0x9200"
     " or ether proto 0x8847 or ether proto 0x8848 or ether proto 0x8864 or ether[12:2] <= 1500"
 )
-MAX_HOSTS = 10_000  # that --summary counts one by one
-MAX_METHODS = 100  # that --summary counts one by one
-MAX_URLS = 2_000  # that --summary counts one by one, with their response times
-MAX_URL_CHARACTERS = 300  # of a URL in --summary
-MAX_NAME_BYTES = 255  # of a file name, on most file systems
+MAX_HOSTS = 10_000  # The summary counts this many hosts one by one.
+MAX_METHODS = 100  # The summary counts this many methods one by one.
+MAX_URLS = 2_000  # The summary counts this many URLs one by one, with their response times.
+MAX_URL_CHARACTERS = 300  # The summary prints this much of a URL.
+MAX_NAME_BYTES = 255  # the limit for a file name on most file systems
 TICK_S = 1.0  # seconds between two updates of the progress and two searches for idle connections
 
 # Numbers of Linux that the socket module does not name (packet(7); include/uapi/linux/if_packet.h).
@@ -252,7 +253,7 @@ def read_gre(frame: bytes, at: int) -> tuple[int, int]:
 
 
 def read_udp(frame: bytes, at: int) -> tuple[int, int]:
-    """Enter the tunnels that run over UDP. Their port numbers tell them apart."""
+    """Enter a tunnel that runs over UDP, which its port number shows."""
     source, port = struct.unpack_from("!HH", frame, at)
     at += 8
     if port in (4789, 8472):  # VXLAN (RFC 7348), and Linux' older port
@@ -308,14 +309,14 @@ ENCAPSULATIONS: dict[int, Callable[[bytes, int], tuple[int, int]]] = {
     51: lambda frame, at: (frame[at], at + 4 * (frame[at + 1] + 2)),  # AH (RFC 4302)
     UDP: read_udp,
 }
-# These carry no TCP: no next header, ICMP, IGMP, ICMPv6, EIGRP, OSPF, PIM, VRRP, SCTP; ARP, RARP, LLDP, 802.1X,
-# PPPoE discovery, flow control, LACP, loopback tests, PTP, Wake-on-LAN.
+# These IP protocols carry no TCP: no next header, ICMP, IGMP, ICMPv6, EIGRP, OSPF, PIM, VRRP, SCTP. The EtherTypes are
+# ARP, RARP, LLDP, 802.1X, PPPoE discovery, flow control, LACP, loopback tests, PTP, Wake-on-LAN.
 WITHOUT_TCP = {NOTHING_TO_READ, 1, 2, 58, 59, 88, 89, 103, 112, 132}
 WITHOUT_TCP |= {0x0806, 0x8035, 0x88CC, 0x888E, 0x8863, 0x8808, 0x8809, 0x9000, 0x88F7, 0x0842}
 PROTOCOL_NAMES = {50: " (ESP)", 108: " (IPComp)", 115: " (L2TPv3)", 0x88E5: " (MACsec)", 0x22EB: " (ERSPAN III)"}
 
-# Addresses and ports as in the headers; sequence number; acknowledgement; flags; payload; and the number of payload
-# bytes that the snapshot length removed.
+# The fields are the addresses and ports as in the headers, sequence number, acknowledgement, flags, payload, and the
+# number of payload bytes that the snapshot length removed.
 Segment = tuple[bytes, int, int, int, bytes, int]
 PLAIN = struct.Struct("!BxHxxHxBxx12sIIBB")  # IPv4 without options, and TCP
 FIN, SYN, RST, ACK = 1, 2, 4, 16
@@ -462,7 +463,7 @@ REQUEST = re.compile(rb"(%s) ++([^\r\n]*[^\r\n ]) ++HTTP/(1\.\d)[ \t]*+\r?\n" % 
 RESPONSE = re.compile(rb"(?:HTTP/(1\.\d)|ICY) ++([1-9]\d\d)(?: ([^\r\n]*))?\r?\n")  # ICY: SHOUTcast servers
 RESPONSE_STARTS = (b"HTTP/", b"ICY ")
 PLAUSIBLE = re.compile(rb"(?:%s|HTTP/)(?:(?<=/)|(?= )|\Z)[^\r\n\0]*\r?\Z" % TOKEN)  # the first bytes of a start line
-PLAUSIBLE_BYTES = 64  # so many bytes show whether they can become a start line
+PLAUSIBLE_BYTES = 64  # This many bytes show whether a start line can follow.
 LOST_REQUEST = re.compile(rb"(?<![A-Z])(?:%s) \S{1,8000} HTTP/1\.[01]\r?\n" % METHODS)
 LOST_RESPONSE = re.compile(rb"HTTP/1\.[01] [1-5]\d\d[ \r\n]")
 HEAD_END = re.compile(rb"\n\r?\n")
@@ -514,14 +515,14 @@ class Message:
     )
 
     def __init__(self, time: float, start: tuple[bytes, ...], head: bytes = b"\n") -> None:
-        self.time = self.end = time  # of its first byte and its last
+        self.time = self.end = time  # the times of the first byte and the last byte
         self.start = start
         self.head = head
-        self.size = 0  # of the body, as far as it was received
+        self.size = 0  # body bytes that were received
         self.problems: tuple[str, ...] = ()
         self.complete = False
         self.is_chunked = False
-        self.request: Message | None = None  # of a response
+        self.request: Message | None = None  # The request that a response answers.
         self.body = bytearray()
         self.is_cut = False  # A limit has removed the end of the body.
         self.fields: dict[bytes, bytes] = {}
@@ -555,6 +556,9 @@ class Message:
         return int(length[1]) if length else unknown
 
 
+State = Callable[["MessageReader", bytes, int], int]
+
+
 class BodyStore:
     """Keep the bytes of bodies within two limits: of each body, and of all bodies that are not yet printed."""
 
@@ -573,52 +577,34 @@ class BodyStore:
         self._kept_bytes -= len(message.body)
 
 
+@dataclass(slots=True, eq=False)
 class MessageReader:
     """Parse the HTTP messages in one direction of a connection, and pass them to `pairing`.
 
-    is_response is None until the first message shows it. A state is a method that parses the bytes from an offset
-    and returns the next offset. The state is None if the bytes are not HTTP.
+    A state is a method that parses the bytes from an offset and returns the next offset.
     """
 
-    __slots__ = (
-        "counting",
-        "head_at",
-        "is_after_gap",
-        "is_response",
-        "left",
-        "lost_before_first",
-        "message",
-        "pairing",
-        "pending",
-        "probe_left",
-        "probing",
-        "request_is_unknown",
-        "searched",
-        "start",
-        "started",
-        "state",
-        "store",
-        "time",
-    )
+    pairing: "Pairing"
+    store: BodyStore | None  # None if no bodies are wanted
+    is_response: bool | None = None  # None until the first message of the connection shows it
+    state: State | None = None  # None if the bytes are not HTTP
+    message: Message | None = None  # whose head is complete, and whose body is not
+    left: int = 0  # bytes of the body, or of the chunk, that have not been received
+    counting: bool = False  # The next `left` bytes need no parsing.
+    pending: bytearray = field(default_factory=bytearray)  # an incomplete line or head
+    start: tuple[bytes, ...] = ()  # the start line of the pending head
+    started: float = 0.0  # the time of its first bytes
+    head_at: int = 0  # the offset of its header lines
+    searched: int = 0  # the offset up to which it does not contain its end
+    time: float = 0.0  # the time of the last bytes
+    probe_left: int = MAX_PROBE_BYTES
+    probing: bool = False  # inside a CONNECT tunnel, before the first message
+    is_after_gap: bool = False  # The last bytes of this direction are missing.
+    lost_before_first: bool = False  # Bytes were missing before the first message was recognised.
+    request_is_unknown: bool = False  # The response may be one to HEAD.
 
-    def __init__(self, pairing: "Pairing", store: BodyStore | None) -> None:
-        self.pairing = pairing
-        self.store = store  # of bodies, if they are wanted
-        self.is_response: bool | None = None
-        self.state: Callable[[MessageReader, bytes, int], int] | None = MessageReader._start_line
-        self.message: Message | None = None  # whose head is complete, and whose body is not
-        self.left = 0  # bytes of the body, or of the chunk, that have not been received
-        self.is_after_gap = False  # The last bytes of this direction are missing.
-        self.counting = False  # The next `left` bytes need no parsing.
-        self.pending = bytearray()  # an incomplete line or head
-        self.head_at = 0  # offset of the header lines in the pending head
-        self.searched = 0  # bytes of the pending head that do not contain its end
-        self.start: tuple[bytes, ...] = ()  # of the pending head
-        self.time = self.started = 0.0  # of the last bytes, and of the first bytes of the pending head
-        self.probe_left = MAX_PROBE_BYTES
-        self.probing = False  # inside a CONNECT tunnel, before the first message
-        self.lost_before_first = False  # bytes were missing before the first message was recognised
-        self.request_is_unknown = False  # The response may be one to HEAD.
+    def __post_init__(self) -> None:
+        self.state = MessageReader._start_line
 
     def feed(self, time: float, data: bytes) -> None:
         """Parse the next bytes. time: epoch seconds."""
@@ -747,7 +733,7 @@ class MessageReader:
         end = HEAD_END.search(data, at + self.searched)
         if end:
             message = Message(self.started, self.start, data[at + self.head_at : end.end()])
-            self.started = self.time  # of the next message, if it follows in the same segment
+            self.started = self.time  # The next message may start in the same segment.
             self._begin(message)
             return end.end()
         self.searched = max(self.searched, len(data) - at - 2)
@@ -809,7 +795,11 @@ class MessageReader:
     def _body(self, data: bytes, at: int) -> int:
         if self._has_no_body(data, at):
             return at
-        return at + self._add_body(data[at : at + self.left])
+        size = min(self.left, len(data) - at)
+        if self.store and self.message:
+            self.store.add(self.message, data[at : at + size])
+        self._count_body(size)
+        return at + size
 
     def _has_no_body(self, data: bytes, at: int) -> bool:
         """Return True if a start line follows the head of a response to an unknown request: it answered HEAD."""
@@ -817,12 +807,6 @@ class MessageReader:
             self._finish()
             return True
         return False
-
-    def _add_body(self, data: bytes) -> int:
-        if self.store and self.message:
-            self.store.add(self.message, data)
-        self._count_body(len(data))
-        return len(data)
 
     def _count_body(self, size: int) -> None:
         """Count bytes of the body, or of the chunk, and go on at its end."""
@@ -884,7 +868,7 @@ class MessageReader:
         return self._wait(data, at)
 
     def _lose(self, problem: str) -> None:
-        """Give up the current message and search for the next start line."""
+        """Abandon the current message and search for the next start line."""
         message, self.message = self.message, None
         if self.state == MessageReader._head:
             message = self._incomplete_message()
@@ -917,6 +901,7 @@ class MessageReader:
 # Pairing: from messages to pairs of a request and its response.
 
 
+@dataclass(slots=True, eq=False)
 class Pairing:
     """Pair the requests and responses of a connection. `pairs` collects the result, with None for what is missing.
 
@@ -927,27 +912,24 @@ class Pairing:
     is not empty pipelines: from then on LOST stays, and so nothing behind it is paired until the connection ends.
     """
 
-    __slots__ = ("_loss", "_may_be_answered", "_pipelines", "_relied_on_turns", "memory", "pairs", "queue", "signal")
-
-    def __init__(self, has_start: bool = True) -> None:
-        self.pairs: list[tuple[Message | None, Message | None]] = []
-        self.queue: list[Message | None] = []  # None is LOST
-        self.memory = 0  # bytes of the messages that are not in a pair yet
-        self.signal = ""  # for the reader of requests: "stop", "tunnel", "no tunnel" or "no body"
-        self._pipelines = False
-        # Pairs depend on the assumption that the client does not pipeline: a turn has removed LOST or a request, or
-        # the start of the connection was not captured.
-        self._relied_on_turns = not has_start
-        self._may_be_answered = False  # Lost responses may have answered the requests in the queue.
-        self._loss = "gap"  # the problem of a response that finds LOST
+    # Pairs depend on the assumption that the client does not pipeline. This is so if a turn has removed LOST or a
+    # request, or if the start of the connection was not captured.
+    relied_on_turns: bool = False
+    pairs: list[tuple[Message | None, Message | None]] = field(default_factory=list)
+    queue: list[Message | None] = field(default_factory=list)  # None is LOST
+    memory: int = 0  # bytes of the messages that are not in a pair yet
+    signal: str = ""  # for the reader of requests: "stop", "tunnel", "no tunnel" or "no body"
+    pipelines: bool = False
+    may_be_answered: bool = False  # Lost responses may have answered the requests in the queue.
+    loss: str = "gap"  # the problem of a response that finds LOST
 
     def add_request(self, request: Message) -> None:
         """Add a request whose head is complete."""
         self.memory += request.memory()
         if self.queue:
-            if self._may_be_answered or (self._relied_on_turns and not self._pipelines):
+            if self.may_be_answered or (self.relied_on_turns and not self.pipelines):
                 self._lose_front()
-            self._pipelines = True
+            self.pipelines = True
         self.queue.append(request)
         if len(self.queue) > MAX_OPEN_REQUESTS:
             self._lose_front()
@@ -961,9 +943,9 @@ class Pairing:
         self.memory += response.memory()
         if request:
             del self.queue[0]
-            self._may_be_answered = False
+            self.may_be_answered = False
         elif self.queue:
-            response.add_problem(self._loss)
+            response.add_problem(self.loss)
         response.request = request
         self._set_signal(request, response.start[1])
         return request
@@ -983,30 +965,30 @@ class Pairing:
 
     def lose_requests(self, problem: str) -> None:
         """Note that an unknown number of requests could not be read."""
-        self._loss = problem
-        if self._may_be_answered:
+        self.loss = problem
+        if self.may_be_answered:
             self._lose_front()
         elif self.queue and self.queue[-1] and self.queue[-1].complete and problem == "gap":
-            self._pipelines = True  # The missing bytes follow a complete request without a response.
+            self.pipelines = True  # The missing bytes follow a complete request without a response.
         if not self.queue or self.queue[-1]:
             self.queue.append(None)
 
     def lose_responses(self, problem: str) -> None:
         """Note that an unknown number of responses could not be read. One request may still get its response."""
-        self._loss = problem
-        self._may_be_answered = bool(self.queue)
+        self.loss = problem
+        self.may_be_answered = bool(self.queue)
         if len(self.queue) > 1:
             self._lose_front()
 
     def turn(self) -> None:
         """Note that the client sends again after the server has sent, and that no response is incomplete."""
-        if self._pipelines or not (self._may_be_answered or None in self.queue):
+        if self.pipelines or not (self.may_be_answered or None in self.queue):
             return
-        self._relied_on_turns = True
+        self.relied_on_turns = True
         requests = [request for request in self.queue if request]
-        self.queue = [] if self._may_be_answered else [*requests]
-        if self._may_be_answered:
-            self._may_be_answered = False
+        self.queue = [] if self.may_be_answered else [*requests]
+        if self.may_be_answered:
+            self.may_be_answered = False
             for request in requests:
                 self._report(request, None)
 
@@ -1028,12 +1010,12 @@ class Pairing:
 
 # TCP: from segments to the bytes of each direction, in the order in which both ends saw them.
 
-MASK, HALF = 0xFFFFFFFF, 0x80000000  # of sequence numbers
+MASK, HALF = 0xFFFFFFFF, 0x80000000  # Sequence numbers are counted modulo 2**32.
 UNKNOWN = -1  # a sequence number
 BODY_STATE = MessageReader._body
 
-# Sequence number; minus the length, so that the longer of two segments comes first; time; acknowledgement; is a FIN;
-# payload; bytes that the snapshot length removed
+# The fields are the sequence number, the negative length (the longer of two segments comes first), time,
+# acknowledgement, whether it is a FIN, payload, and the number of bytes that the snapshot length removed.
 OutOfOrder = tuple[int, int, float, int, bool, bytes, int]
 
 
@@ -1042,21 +1024,20 @@ def distance(number: int, origin: int) -> int:
     return ((number - origin + HALF) & MASK) - HALF
 
 
+@dataclass(slots=True, eq=False)
 class Stream:
     """One direction of a connection. The sequence numbers here do not wrap, as those on the wire do."""
 
-    __slots__ = ("acked", "conversation", "has_fin", "is_reset", "isn", "key", "next", "out_of_order", "peer", "reader")
-
-    def __init__(self, conversation: "Conversation", key: bytes, reader: MessageReader) -> None:
-        self.conversation = conversation
-        self.key = key
-        self.reader = reader
-        self.peer = self
-        self.next = UNKNOWN  # the next sequence number in order
-        self.isn = UNKNOWN
-        self.acked = UNKNOWN  # by the other side
-        self.has_fin = self.is_reset = False
-        self.out_of_order: list[OutOfOrder] = []  # a heap
+    conversation: "Conversation"
+    key: bytes
+    reader: MessageReader
+    next: int = UNKNOWN  # the next sequence number in order
+    isn: int = UNKNOWN
+    acked: int = UNKNOWN  # by the other side
+    has_fin: bool = False
+    is_reset: bool = False
+    out_of_order: list[OutOfOrder] = field(default_factory=list)  # a heap
+    peer: "Stream" = field(init=False)
 
     def push(self, segment: OutOfOrder) -> None:
         heapq.heappush(self.out_of_order, segment)
@@ -1091,27 +1072,12 @@ class Stream:
 class Conversation:
     """A connection: both streams, their readers, and the pairing.
 
-    A segment passes when all that it acknowledges has passed. So a response comes after its request, even if the
+    A segment passes when every byte that it acknowledges has passed. So a response comes after its request, even if the
     capture shows them in another order. Missing bytes become a gap when the other side has acknowledged them.
     """
 
-    __slots__ = (
-        "closed",
-        "foreign",
-        "is_identified",
-        "is_reset",
-        "kept",
-        "last",
-        "pairing",
-        "reset_at",
-        "seen",
-        "streams",
-        "waiting_bytes",
-        "waiting_segments",
-    )
-
     def __init__(self, key: bytes, store: BodyStore | None, has_start: bool) -> None:
-        self.pairing = Pairing(has_start)
+        self.pairing = Pairing(relied_on_turns=not has_start)
         half = len(key) // 2 - 2
         back = key[half : 2 * half] + key[:half] + key[-2:] + key[-4:-2]
         self.streams = [Stream(self, each, MessageReader(self.pairing, store)) for each in (key, back)]  # client first
@@ -1162,7 +1128,7 @@ class Conversation:
             self.reset_at = time
 
     def advance(self, time: float) -> None:
-        """Pass on what is in order, and give up missing bytes after a grace period. time: now."""
+        """Pass on the segments that are in order. After a grace period, declare missing bytes lost."""
         if self.is_reset:
             if time - self.reset_at > GRACE_S:
                 self.close()
@@ -1239,7 +1205,7 @@ class Conversation:
         self.is_identified = True
 
     def _obey_signal(self) -> None:
-        """Tell the readers what a response means for them: a protocol switch, or a request without its body."""
+        """Switch the readers to another protocol, or end a request without its body."""
         signal, self.pairing.signal = self.pairing.signal, ""
         requests = self.streams[0].reader
         if signal == "stop":
@@ -1437,7 +1403,8 @@ CODINGS: dict[str, Callable[[bytes, int], bytes]] = {
 class HTTPAnalyzer:
     """Frames in, exchanges out.
 
-    headers: exchanges have all header lines. bodies: exchanges have the bodies, each of at most max_body_bytes.
+    If headers is True, exchanges have all header lines. If bodies is True, they have the bodies, each of at most
+    max_body_bytes.
     """
 
     def __init__(self, *, headers: bool = False, bodies: bool = False, max_body_bytes: int = MAX_BODY_BYTES) -> None:
@@ -1462,16 +1429,17 @@ class HTTPAnalyzer:
         return self._frames.unread
 
     def feed(self, time: float, linktype: int, frame: bytes) -> list[Exchange]:
-        """Return the exchanges that end with this frame. time: epoch seconds. linktype: tcpdump.org/linktypes.html."""
+        """Return the exchanges that end with this frame.
+
+        time is in epoch seconds. The link types are listed at tcpdump.org/linktypes.html.
+        """
         segment = self._frames.segment(linktype, frame)
         if segment is None:
             return []
         key, seq, ack, flags, data, cut = segment
         stream = self._streams.get(key)
         if stream is None or flags & SYN or stream.conversation.closed:
-            if not data and not cut and not flags & SYN:
-                return []
-            stream = self._open(stream, key, seq, flags)
+            stream = self._open(stream, key, seq, flags) if data or cut or flags & SYN else None
             if stream is None:
                 return []
         conversation = stream.conversation
@@ -1479,26 +1447,33 @@ class HTTPAnalyzer:
             self._now = time
         if self._now - conversation.seen > TICK_S:
             self._touch(conversation)
-        is_plain = not (flags & (FIN | SYN | RST) or cut or conversation.waiting_segments or conversation.is_reset)
-        if is_plain and not data:
-            return self._take() if self._found else []
-        if is_plain and seq == stream.next & MASK and ack == stream.peer.next & MASK:
+        if flags & (FIN | SYN | RST) or cut or conversation.waiting_segments or conversation.is_reset:
+            self._receive(stream, time, segment)
+        elif data:
             reader, size = stream.reader, len(data)
-            if size < reader.left and reader.counting and conversation.last is stream:
+            if seq != stream.next & MASK or ack != stream.peer.next & MASK:
+                self._receive(stream, time, segment)
+            elif size < reader.left and reader.counting and conversation.last is stream:
                 stream.next += size  # the short way for most segments: only count the bytes
                 reader.left -= size
                 reader.message.size += size  # type: ignore[union-attr]
                 reader.time = time
-                return self._take() if self._found else []
-            conversation.deliver(stream, time, data)
-        elif not conversation.closed:
-            self.cut_frames += cut > 0
-            conversation.receive(stream, time, seq, ack, flags, data, cut)
-            if conversation.waiting_segments or conversation.is_reset:
-                self._waiting[conversation] = self._now
-                self._waiting.move_to_end(conversation)
-        self._update(conversation)
+            else:
+                conversation.deliver(stream, time, data)
+                self._update(conversation)
         return self._take() if self._found else []
+
+    def _receive(self, stream: Stream, time: float, segment: Segment) -> None:
+        """Pass on a segment that is not the next one in order."""
+        conversation, (_, seq, ack, flags, data, cut) = stream.conversation, segment
+        if conversation.closed:
+            return
+        self.cut_frames += cut > 0
+        conversation.receive(stream, time, seq, ack, flags, data, cut)
+        if conversation.waiting_segments or conversation.is_reset:
+            self._waiting[conversation] = self._now
+            self._waiting.move_to_end(conversation)
+        self._update(conversation)
 
     def sweep(self, time: float) -> list[Exchange]:
         """Return the exchanges that end because no packet came for a while. time: epoch seconds, now."""
@@ -1532,7 +1507,7 @@ class HTTPAnalyzer:
             self._sweep()
 
     def _sweep(self) -> None:
-        """Drop the idle connections, and let the waiting ones give up missing bytes."""
+        """Drop the idle connections, and declare the missing bytes of waiting ones lost."""
         self._swept = self._now
         while self._conversations:
             oldest = next(iter(self._conversations))
@@ -1990,8 +1965,8 @@ def exchanges(analyzer: HTTPAnalyzer, batches: Iterator[list[Record]], live: boo
 def analyze(path: str, filter: str = "", *, headers: bool = False, bodies: bool = False) -> Iterator[Exchange]:
     """Return the exchanges in a capture file (pcap or pcapng, also compressed by gzip; "-" is standard input).
 
-    filter: a BPF expression. headers, bodies: as for HTTPAnalyzer. Raises OSError; and CaptureError at the end of the
-    packets that can be read, if the file is damaged.
+    filter is a BPF expression. headers and bodies have the same meaning as for HTTPAnalyzer. Raises OSError, and
+    CaptureError after the packets that can be read if the file is damaged.
     """
     with contextlib.ExitStack() as files:
         yield from exchanges(HTTPAnalyzer(headers=headers, bodies=bodies), CaptureFile(files, path, filter).batches())
@@ -2016,9 +1991,8 @@ def format_time(second: int, form: str) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    if seconds >= 1:
-        return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:,.0f} s"
-    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
+    scale, unit = (1, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "µs")
+    return f"{seconds * scale:.3g} {unit}"
 
 
 def text_line(exchange: Exchange, saved: str | None = None, colors: bool = False) -> str:
@@ -2099,7 +2073,7 @@ def har_entry(exchange: Exchange) -> str:
 def har_request(exchange: Exchange) -> dict[str, Any]:
     url = har_url(exchange)
     queries = parse_qsl(url.partition("?")[2], keep_blank_values=True)
-    request = {"method": exchange.method or "GET", "url": url, "queryString": name_value_pairs(queries)}
+    request: dict[str, Any] = {"method": exchange.method or "GET", "url": url, "queryString": name_value_pairs(queries)}
     request |= har_message(exchange, exchange.request_headers, exchange.request_bytes)
     if exchange.request_body:
         body = exchange.request_body

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import tracemalloc
+import zlib
 
 import pytest
 from conftest import ROOT, in_namespace
@@ -373,6 +374,15 @@ def in_ipv4(packet):
     return [(1.0, 101, struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(packet), 0, 0, 9, 41, 0) + addresses + packet)]
 
 
+def outer(protocol, payload):
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 9, protocol, 0)
+    return [(1.0, 101, head + bytes([192, 0, 2, 1, 192, 0, 2, 2]) + payload)]
+
+
+def datagram(port, payload):
+    return struct.pack("!HHHH", 50_000, port, 8 + len(payload), 0) + payload
+
+
 SNAP, IP4, IP6 = b"\xaa\xaa\x03\0\0\0", b"\x08\x00", b"\x86\xdd"
 WIFI = b"\x08\x01" + bytes(22)
 LAYERS = {
@@ -398,6 +408,19 @@ LAYERS = {
     "IPv6 extensions": extended,
     "IPv6 fragments": fragments6,
     "6in4": in_ipv4,
+    "LLC and SNAP": link(bytes(12) + b"\0\x40" + SNAP + IP4, 1),
+    "MPLS, two labels": link(bytes(12) + b"\x88\x47" + b"\0\1\0\x40\0\2\1\x40", 1),
+    "NFLOG": link(b"\2\0\0\0" + b"\5\0\x0a\0x\0\0\0" + b"\x44\0\x09\0", 239),
+    "GRE": lambda packet: outer(47, b"\0\0\x08\0" + packet),
+    "GRE, key, sequence, Ethernet": lambda packet: outer(47, b"\x30\0\x65\x58" + bytes(20) + IP4 + packet),
+    "ERSPAN I": lambda packet: outer(47, b"\0\0\x88\xbe" + bytes(12) + IP4 + packet),
+    "ERSPAN II": lambda packet: outer(47, b"\x10\0\x88\xbe" + bytes(24) + IP4 + packet),
+    "VXLAN": lambda packet: outer(17, datagram(4789, b"\x08" + bytes(19) + IP4 + packet)),
+    "Geneve": lambda packet: outer(17, datagram(6081, b"\1\0\x65\x58" + bytes(20) + IP4 + packet)),
+    "GTP-U": lambda packet: outer(17, datagram(2152, b"\x32\xff" + bytes(10) + packet)),
+    "L2TP": lambda packet: outer(17, datagram(1701, b"\0\2" + bytes(4) + b"\xff\3\0\x21" + packet)),
+    "AH": lambda packet: outer(51, b"\4\4" + bytes(22) + packet),
+    "IP in IP": lambda packet: outer(4, packet),
 }
 
 
@@ -627,7 +650,7 @@ def response(status):
 
 def pair(events, has_start=True):
     """Run events: "R1" a request, "A1" its response (status 201), "TURN", "LOST R", "LOST A"; return the pairs."""
-    pairing = http_analyzer.Pairing(has_start)
+    pairing = http_analyzer.Pairing(relied_on_turns=not has_start)
     for event in events:
         match event.split():
             case ["TURN"]:
@@ -745,6 +768,93 @@ def test_a_reset_outside_the_window_and_one_that_both_ends_ignore_end_nothing():
         )
         wire.send(1, OK % 201).send(0, GET % 2).send(1, OK % 202)
         assert [(each.target, each.status) for each in exchanges(wire.frames)] == [("/1", 201), ("/2", 202)]
+
+
+# Bodies
+
+
+def bodies_of(head, body, **options):
+    data = b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n" % (head, len(body)) + body
+    wire = Wire().open().send(0, GET % 1).send(1, data, range(0, len(data), 900)).close()
+    (found,) = exchanges(wire.frames, bodies=True, **options)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "text"),
+    [
+        (b"", "gr\u00fcn".encode(), "gr\u00fcn"),
+        (b"Content-Type: text/plain; charset=iso-8859-1\r\n", b"gr\xfcn", "gr\u00fcn"),
+        (b"Content-Type: image/png\r\n", b"\x89PNG\0\xff", None),
+        (b"Content-Encoding: gzip\r\n", gzip.compress(b"one") + gzip.compress(b"two"), "onetwo"),
+        (b"Content-Encoding: deflate\r\n", zlib.compress(b"zlib"), "zlib"),
+        (b"Content-Encoding: deflate\r\n", zlib.compress(b"raw")[2:-4], "raw"),
+        (b"Content-Encoding: gzip\r\n", b"no gzip at all \xff", None),
+        (b"Content-Encoding: unknown\r\n", b"text", None),
+    ],
+)
+def test_a_body_is_decoded(head, body, text):
+    assert bodies_of(head, body).response_body.text == text
+
+
+def test_a_body_stays_within_its_limit_even_if_it_is_a_gzip_bomb():
+    bomb = gzip.compress(bytes(50_000_000))
+    tracemalloc.start()
+    found = bodies_of(b"Content-Encoding: gzip\r\n", bomb, max_body_bytes=100_000)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+    assert (len(found.response_body.data), found.response_body.is_cut) == (100_000, True)
+    assert found.problems == ("body cut",)
+    assert bodies_of(b"", bytes(200_000), max_body_bytes=100_000).problems == ("body cut",)
+
+
+def test_all_bodies_stay_within_one_limit_and_none_is_kept_without_the_option(monkeypatch):
+    monkeypatch.setattr(http_analyzer, "MAX_BODIES_BYTES", 10_000)
+    for bodies, limit in ((True, 10_000), (False, 0)):
+        analyzer = HTTPAnalyzer(bodies=bodies)
+        for number in range(20):
+            wire = Wire(client=("10.0.0.1", number + 1)).open().send(0, GET % 1)
+            for frame in wire.send(1, b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n" + bytes(1_000)).frames:
+                analyzer.feed(*frame)
+        messages = [each.streams[1].reader.message for each in analyzer._conversations]
+        assert sum(len(message.body) for message in messages) == limit
+
+
+def test_save_makes_safe_names_and_overwrites_nothing(run, tmp_path):
+    wire = Wire().open()
+    for target in (b"/a/b.txt?q", b"/a/b.txt", b"/../../etc/passwd", b"/" + b"x" * 900 + b".html", b"/%00\x1b"):
+        wire.send(0, b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target).send(1, OK % 200)
+    path, folder = save(tmp_path / "a", wire.frames), tmp_path / "bodies"
+    for _ in range(2):
+        status, out, err = run("http_analyzer.py", "-r", path, "--json", "--save", folder)
+        assert (status, err) == (0, "")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert len({line["saved"] for line in lines}) == 5
+    assert len([*folder.iterdir()]) == 10
+    assert {"h_a_b.txt", "h_a_b-1.txt", "h_a_b-2.txt"} <= {each.name for each in folder.iterdir()}
+    assert all(len(each.name) <= 255 and each.read_bytes() == b"hello" for each in folder.iterdir())
+    assert [each.name for each in tmp_path.iterdir() if each not in (path, folder)] == []
+    assert f"-> {folder}" in run("http_analyzer.py", "-r", path, "--save", folder)[1]
+
+
+def test_bodies_in_json_and_har(run, tmp_path):
+    post = b"POST /p HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nhi"
+    path = save(tmp_path / "a", Wire().open().send(0, post).send(1, (OK % 200)[:-5] + b"\xff\0abc").frames)
+    line = json.loads(run("http_analyzer.py", "-r", path, "--json", "--bodies")[1])
+    assert (line["request_body"], line["request_body_encoding"]) == ("hi", None)
+    assert (line["response_body"], line["response_body_encoding"]) == ("/wBhYmM=", "base64")
+    (entry,) = check_har(json.loads(run("http_analyzer.py", "-r", path, "--format", "har", "--bodies")[1]))
+    assert entry["request"]["postData"] == {"mimeType": "text/plain", "params": [], "text": "hi"}
+    assert entry["response"]["content"]["text"] == "/wBhYmM="
+    assert entry["response"]["content"]["encoding"] == "base64"
+
+
+def test_frames_that_cannot_be_read_are_counted_by_kind(run, tmp_path):
+    esp = b"\x45\0\0\x1c\0\0\0\0\x40\x32\0\0" + bytes(16)
+    path = save(tmp_path / "a", [(1.0, 1, bytes(12) + IP4 + esp + bytes(40))] * 3)
+    assert "3 frames of IP protocol 50 (ESP) not read" in run("http_analyzer.py", "-r", path)[2]
+    path = save(tmp_path / "b", [(1.0, 147, bytes(60))] * 2)
+    assert "2 frames of link type 147 not read" in run("http_analyzer.py", "-r", path)[2]
 
 
 # Limits
