@@ -525,10 +525,11 @@ class Message:
         self.request: Message | None = None  # The request that a response answers.
         self.body = bytearray()
         self.is_cut = False  # A limit has removed the end of the body.
-        self.fields: dict[bytes, bytes] = {}
+        fields: dict[bytes, bytes] = {}
         for name, value in USED_FIELD.findall(unfold(head)):
             name = name.lower()
-            self.fields[name] = self.fields[name] + b", " + value if name in self.fields else value.rstrip()
+            fields[name] = fields[name] + b", " + value if name in fields else value.rstrip()
+        self.fields = fields
 
     def add_problem(self, problem: str) -> None:
         if problem not in self.problems:
@@ -545,9 +546,10 @@ class Message:
         """Return the length of the body in bytes, or CHUNKED or UNTIL_CLOSE (RFC 9112 section 6.3)."""
         unknown = UNTIL_CLOSE if is_response else 0  # A request never has a body that ends with the connection.
         fields = self.fields
-        codings = fields.get(b"transfer-encoding", b"").lower().replace(b",", b" ").split()
-        if codings and codings != [b"identity"]:  # RFC 2616 defined "identity" as no coding.
-            return CHUNKED if codings[-1] == b"chunked" else unknown
+        if b"transfer-encoding" in fields:
+            codings = fields[b"transfer-encoding"].lower().replace(b",", b" ").split()
+            if codings and codings != [b"identity"]:  # RFC 2616 defined "identity" as no coding.
+                return CHUNKED if codings[-1] == b"chunked" else unknown
         if b"content-length" not in fields:
             return unknown
         length = LENGTH.fullmatch(fields[b"content-length"])
@@ -1415,6 +1417,7 @@ class HTTPAnalyzer:
         self._max_body_bytes = max_body_bytes
         self._store = BodyStore(max_body_bytes) if bodies else None
         self._frames = FrameReader()
+        self._segment = self._frames.segment
         self._found: list[Exchange] = []
         self._now = self._swept = 0.0
         self._kept = 0  # bytes of memory that depend on the peers' data
@@ -1433,7 +1436,7 @@ class HTTPAnalyzer:
 
         time is in epoch seconds. The link types are listed at tcpdump.org/linktypes.html.
         """
-        segment = self._frames.segment(linktype, frame)
+        segment = self._segment(linktype, frame)
         if segment is None:
             return []
         key, seq, ack, flags, data, cut = segment

@@ -13,6 +13,7 @@ import sys
 SEGMENT_BYTES = 1_448
 MAX_BODY_BYTES = 20_000
 MAX_EXCHANGES = 20  # per connection
+FILE_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262_144, 1)
 SYN, FIN, PSH, ACK = 2, 1, 8, 16
 REQUEST = (
     b"GET /path/%d/page-%d.html?session=%d HTTP/1.1\r\nHost: www%d.example.com\r\n"
@@ -72,7 +73,7 @@ def write_capture(path, exchanges):
     rng = random.Random(1)
     done, connections, time_us = 0, 0, 1_700_000_000_000_000
     with open(path, "wb") as file:
-        file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262_144, 1))
+        file.write(FILE_HEADER)
         while done < exchanges:
             count = min(rng.randint(1, MAX_EXCHANGES), exchanges - done)
             connection = Connection(file, connections, time_us)
