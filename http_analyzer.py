@@ -928,7 +928,9 @@ class Pairing:
     def add_request(self, request: Message) -> None:
         """Add a request whose head is complete."""
         self.memory += request.memory()
-        if self.queue:
+        if self.queue == [None] and self.loss == "malformed":
+            self.may_be_answered = True  # The lost bytes can be a body that the head did not announce.
+        elif self.queue:
             if self.may_be_answered or (self.relied_on_turns and not self.pipelines):
                 self._lose_front()
             self.pipelines = True
