@@ -910,12 +910,12 @@ class Pairing:
     `queue` holds the requests without a response, the oldest first. A response answers the oldest one when its head is
     complete. LOST in the queue stands for an unknown number of requests: a response that finds it in front is not
     paired. Most clients send a request only after the last response is complete. Of such a client, each request after
-    a response (a "turn") ends the exchanges before it and removes LOST. A client that sends a request while the queue
+    a response (see turn()) ends the exchanges before it and removes LOST. A client that sends a request while the queue
     is not empty pipelines: from then on LOST stays, and so nothing behind it is paired until the connection ends.
     """
 
-    # Pairs depend on the assumption that the client does not pipeline. This is so if a turn has removed LOST or a
-    # request, or if the start of the connection was not captured.
+    # Pairs depend on the assumption that the client does not pipeline, because turn() has removed something from the
+    # queue, or because the start of the connection was not captured.
     relied_on_turns: bool = False
     pairs: list[tuple[Message | None, Message | None]] = field(default_factory=list)
     queue: list[Message | None] = field(default_factory=list)  # None is LOST
@@ -1434,10 +1434,7 @@ class HTTPAnalyzer:
         return self._frames.unread
 
     def feed(self, time: float, linktype: int, frame: bytes) -> list[Exchange]:
-        """Return the exchanges that end with this frame.
-
-        time is in epoch seconds. The link types are listed at tcpdump.org/linktypes.html.
-        """
+        """Return the exchanges that end with this frame (epoch seconds; link types of tcpdump.org/linktypes.html)."""
         segment = self._segment(linktype, frame)
         if segment is None:
             return []
@@ -1445,11 +1442,10 @@ class HTTPAnalyzer:
         stream = self._streams.get(key)
         if stream is None or flags & SYN or stream.conversation.closed:
             stream = self._open(stream, key, seq, flags) if data or cut or flags & SYN else None
-            if stream is None:
-                return []
+        if stream is None:
+            return []
         conversation = stream.conversation
-        if time > self._now:
-            self._now = time
+        self._now = max(self._now, time)
         if self._now - conversation.seen > TICK_S:
             self._touch(conversation)
         if flags & (FIN | SYN | RST) or cut or conversation.waiting_segments or conversation.is_reset:
@@ -2252,7 +2248,7 @@ class URLStatistics:
 
     def __init__(self) -> None:
         self.count = 0
-        self.durations = Durations(10)
+        self.durations = Durations(25)
 
 
 class Summary:
