@@ -6,29 +6,34 @@
 # SPDX-FileCopyrightText: 2026 the netscripts authors
 # SPDX-License-Identifier: 0BSD
 # scapy, which is imported at run time, is GPL-2.0-only: what is shipped together with it must comply.
-"""Show HTTP/1 on the wire, or in captures, as exchanges: each request with its response, and what is missing of them.
-It pairs nothing by guessing. It decrypts no TLS, reads no HTTP/2 (a note says where they are), and keeps no bodies.
+"""Show the HTTP/1 exchanges on a network or in capture files: each request with its response. An exchange that is not
+complete shows why. The program never pairs by guessing: if bytes are missing, it prints a request and a response
+separately rather than as a wrong pair. It does not decrypt TLS and does not read HTTP/2; it counts their connections.
 
 examples:
-  sudo python http_analyzer.py                until Ctrl+C
-  sudo python http_analyzer.py tcp port 80    only this port
-  python http_analyzer.py -r a.pcap b.pcapng.gz --jobs 2 --summary
+  sudo python http_analyzer.py                live capture until Ctrl+C
+  sudo python http_analyzer.py tcp port 80    live capture of one port
+  python http_analyzer.py -r a.pcap b.pcapng.gz --summary
+  python http_analyzer.py -r a.pcap --save bodies
+  python http_analyzer.py -r a.pcap --format har --bodies > a.har
   tcpdump -U -w - | python http_analyzer.py -r - --json
   python http_analyzer.py -r a.pcap --format combined |
     goaccess --log-format=COMBINED -
 """
 
 import argparse
+import base64
+import codecs
 import contextlib
 import ctypes
 import gzip
 import heapq
+import importlib
 import io
 import itertools
 import json
 import logging
 import math
-import multiprocessing
 import os
 import re
 import select
@@ -38,13 +43,11 @@ import socket
 import stat
 import struct
 import sys
-import tempfile
 import textwrap
 import time
 import zlib
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -52,33 +55,51 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
 
-__all__ = ["CaptureError", "Exchange", "HTTPAnalyzer", "analyze"]
+__all__ = ["Body", "CaptureError", "Exchange", "HTTPAnalyzer", "analyze"]
 __version__ = "2.0.0"
 
 log = logging.getLogger(__name__)
 
 PROGRAM = os.path.basename(__file__)
-MAX_HEAD_BYTES = 65_536  # of a start line and headers, and of a look for HTTP: servers allow 8 to 64 KiB
-MAX_LINE_BYTES = 4_096  # of a chunk's size with its extensions, and of what may be a start line after a gap
-MAX_WAITING = 1_048_576, 1_024  # bytes and segments of a connection that came too early: a large receive window
-MAX_PENDING = 1_000  # messages of a connection that wait for each other: nobody pipelines more
-MAX_CONNECTIONS = 20_000  # about 30 MB
-# Of all connections: early segments, unfinished heads, and those of open requests. When so much has come it is looked
-# how much of it is still held; so twice this is the most.
-MAX_HELD_BYTES = 12_582_912
-MESSAGE_BYTES, SEGMENT_BYTES = 500, 200  # that a message costs beside its head, and a segment beside its payload
-MAX_FRAGMENTED, MAX_FRAGMENTS = 64, 256  # datagrams that wait for fragments; of one: at MTU 576 they are 119
-GRACE, GRACE_S = 16, 1.0  # segments, seconds: captures mix directions up, and show acknowledgements before the bytes
-IDLE_S = 600.0  # then a connection is forgotten: a long poll takes less
-REUSE_BYTES = 16_777_216  # behind the end of a closed connection, a segment is a late one of its own
+MAX_ENCAPSULATIONS = 16  # headers between the link layer and TCP, such as VLAN tags, MPLS labels and tunnels
+MAX_DATAGRAMS = 64  # IP datagrams that wait for fragments
+MAX_FRAGMENTS = 256  # per datagram; at an MTU of 576 bytes, the longest datagram has 119
+MAX_UNREAD_KINDS = 100  # kinds of frames that are counted one by one, because they cannot be read
+MAX_HEAD_BYTES = 65_536  # the start line with its header lines; servers allow 8 to 64 KiB
+MAX_LINE_BYTES = 4_096  # a chunk size with its extensions, or a start line after a gap
+MAX_PROBE_BYTES = 65_536  # per direction, in which a connection must show its first HTTP message
+MAX_OPEN_REQUESTS = 1_000  # pipelined requests per connection that have no response yet
+MAX_OUT_OF_ORDER_BYTES = 1_048_576  # per connection; a large receive window (RFC 7323)
+MAX_OUT_OF_ORDER_SEGMENTS = 1_024  # per connection
+MAX_CONNECTIONS = 20_000  # each costs about 1.5 kB
+MAX_KEPT_BYTES = 16_777_216  # out-of-order segments, incomplete heads and unprinted messages, all connections
+MAX_BODIES_BYTES = 16_777_216  # all bodies that are kept for --bodies and --save
+MAX_BODY_BYTES = 1_048_576  # the default of --max-body
+MESSAGE_BYTES = 800  # memory that a message costs in addition to its head
+SEGMENT_BYTES = 200  # memory that an out-of-order segment costs in addition to its payload
+# Missing bytes count as lost after this number of segments or seconds, because captures reorder packets.
+GRACE_SEGMENTS = 16
+GRACE_S = 1.0
+IDLE_S = 3_600.0  # A connection without a packet for so long is dropped. A long poll can take 20 minutes.
+# A segment within this distance behind the end of a closed connection is a late one of that connection.
+REUSE_BYTES = 16_777_216
 MAX_FRAME_BYTES, MAX_BLOCK_BYTES = 262_144, 1 << 24  # of a file: a longer frame, as in libpcap, or block is damage
 LONGEST_BYTES = 66_000  # of a frame: the loopback interface's are of up to 65,550
 BATCH = 256  # packets, before somebody may stop it
 RECEIVE_BUFFER_BYTES = 33_554_432  # of the kernel: some 40,000 packets
-# "tcp" alone would lose VLANs' and what tunnels and extensions hide.
-DEFAULT_FILTER = "tcp or ip6 or ip proto 41 or ether proto 0x8100 or ether proto 0x88a8 or ether proto 0x9100"
-MAX_HOSTS = 10_000  # that --summary counts one by one
-TICK_S = 1.0  # how often progress is shown, and what waits looked at
+# The filter "tcp" would miss TCP inside VLANs, tunnels, IP fragments and IPv6 extension headers.
+DEFAULT_FILTER = (
+    "tcp or ip6 or ip proto 4 or ip proto 41 or ip proto 47 or ip proto 51 or ip proto 137"
+    " or udp port 1701 or udp port 2152 or udp port 4789 or udp port 6081 or udp port 8472 or ip[6:2] & 0x3fff != 0"
+    " or ether proto 0x8100 or ether proto 0x88a8 or ether proto 0x9100 or ether proto 0x9200"
+    " or ether proto 0x8847 or ether proto 0x8848 or ether proto 0x8864 or ether[12:2] <= 1500"
+)
+MAX_HOSTS = 10_000  # The summary counts this many hosts one by one.
+MAX_METHODS = 100  # The summary counts this many methods one by one.
+MAX_URLS = 2_000  # The summary counts this many URLs one by one, with their response times.
+MAX_URL_CHARACTERS = 300  # The summary prints this much of a URL.
+MAX_NAME_BYTES = 255  # the limit for a file name on most file systems
+TICK_S = 1.0  # seconds between two updates of the progress and two searches for idle connections
 
 # Numbers of Linux that the socket module does not name (packet(7); include/uapi/linux/if_packet.h).
 SOL_PACKET, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING = 263, 6, 8, 23
@@ -88,36 +109,10 @@ NANO = 1_000_000_000
 
 ETHERNET, RAW, VLANS = 1, 101, (0x8100,)
 Record = tuple[int, int, int, str | None, bytes]  # time in ns, length on the wire, link type, interface, frame
-
-FIN, SYN, RST, ACK = 1, 2, 4, 16
-MASK, HALF = 0xFFFFFFFF, 0x80000000
-IP_TYPES = (b"\x08\x00", b"\x86\xdd", b"\x00\x21", b"\x00\x57")  # EtherTypes, and PPP's (RFC 1332, RFC 5072)
-TAGS = {b"\x81\x00": 4, b"\x88\xa8": 4, b"\x91\x00": 4, b"\x88\x64": 8}  # VLANs, PPPoE: the next type ends there
-UDP, IPV6_IN_IPV4, FRAGMENT, AUTHENTICATION, TCP = 17, 41, 44, 51, 6
-EXTENSIONS = (0, 43, FRAGMENT, AUTHENTICATION, 60, 135)
-PLAIN = struct.Struct("!BxHxxHxBxx12sIIBB")  # IPv4 without options, and TCP
 PCAPNG = b"\n\r\r\n"
 # What pcap begins with: its byte order, and nanoseconds in a unit of its times
 UNITS = {0xA1B2C3D4: 1000, 0xA1B23C4D: 1}
 MAGICS = {struct.pack(f"{order}I", magic): (order, UNITS[magic]) for order in "<>" for magic in UNITS}
-
-METHODS = rb"GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT|PROPFIND|PROPPATCH|MKCOL|COPY|MOVE|LOCK|UNLOCK|REPORT"
-TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}"
-# Spaces are looked at once, or else a line of them would take hours.
-REQUEST = re.compile(rb"(%s) ++([^\r\n]*?)(?<! ) ++HTTP/(1\.\d)[ \t]*+\r?\n" % TOKEN)
-RESPONSE = re.compile(rb"HTTP/(1\.\d) ++([1-9]\d\d)(?: ([^\r\n]*))?\r?\n")
-PLAUSIBLE = re.compile(rb"(?:%s|HTTP/)(?:(?<=/)|(?= )|\Z)[^\r\n\0]*\r?\Z" % TOKEN)  # what may become either
-LOST_REQUEST = re.compile(rb"(?<![A-Z])(?:%s) \S{1,8000} HTTP/1\.[01]\r?\n" % METHODS)
-LOST_RESPONSE = re.compile(rb"HTTP/1\.[01] [1-5]\d\d[ \r\n]")
-HEAD_END = re.compile(rb"\n\r?\n")
-FIELD = re.compile(rb"\n([^\s:]+)[ \t]*:[ \t]*([^\r\n]*)")
-FOLD = re.compile(rb"\r?\n[ \t]+")  # a line that goes on in the next (RFC 9112 section 5.2)
-LENGTH = re.compile(rb"(\d{1,18})(?:[ \t]*,[ \t]*\1)*")  # the same twice is once (RFC 9112 section 6.3)
-CHUNK = re.compile(rb"(?:\r?\n)?[ \t]*(?=[0-9A-Fa-f])0*+([0-9A-Fa-f]{0,15})[ \t]*(?:;[^\n]*)?\r?\n")
-HOST = re.compile(r"([\w-]+(\.[\w-]+)*|\[[\da-fA-F:.]+\])(:\d{1,5})?", re.ASCII)
-ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
-UNTOLD, MALFORMED, CHUNKED, ENDLESS = -1, -2, -3, 1 << 62  # where a body's length stands
-UNKNOWN = -1  # where a sequence number stands
 
 NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
 # Control characters, separators of lines and paragraphs, bidirectional controls, surrogates, the byte order mark.
@@ -130,10 +125,21 @@ class CaptureError(Exception):
     """A capture that cannot be read to its end, or an interface that cannot be opened."""
 
 
-class Exchange(NamedTuple):
-    """A request and its response, as --json prints them; None where it is not known. Pass arguments by their names.
+class Body(NamedTuple):
+    """A message body without its chunked coding, and without gzip or another content coding that can be decoded.
 
-    No dataclass: to make a frozen one of so many fields would take a seventh of all the time.
+    text is None if the body is not text. is_cut is True if a limit removed the end of the body.
+    """
+
+    data: bytes
+    text: str | None
+    is_cut: bool
+
+
+class Exchange(NamedTuple):
+    """A request and its response, with the keys of --json; None where a value is not known. Pass arguments by name.
+
+    A frozen dataclass with as many fields would cost a seventh of the whole run time.
     """
 
     time: float
@@ -155,429 +161,949 @@ class Exchange(NamedTuple):
     problems: tuple[str, ...]
     request_headers: tuple[tuple[str, str], ...] | None = None
     response_headers: tuple[tuple[str, str], ...] | None = None
+    request_body: Body | None = None
+    response_body: Body | None = None
 
 
-# Frames: the TCP segment in each.
+# Frames: from the link layer to the TCP segment.
+
+IPV4, IPV6, BRIDGED_ETHERNET, PPP, MPLS = 0x0800, 0x86DD, 0x6558, 0x880B, 0x8847  # EtherTypes
+ERSPAN = 0x88BE
+TCP, UDP, FRAGMENT, NOTHING_TO_READ = 6, 17, 44, -1  # IP protocols; the last one stands for a payload without TCP
 
 
-def locate_wifi(frame: bytes, at: int) -> tuple[int, int]:
-    """Of an 802.11 frame with data, in the clear (IEEE 802.11-2020 section 9.3.2); then LLC and SNAP."""
+def read_raw(frame: bytes, at: int) -> tuple[int, int]:
+    """Return the EtherType of the IP packet at an offset, from its version; 0 if there is no IP packet."""
+    return {4: IPV4, 6: IPV6}.get(frame[at] >> 4, 0), at
+
+
+def read_ethertype(frame: bytes, at: int) -> tuple[int, int]:
+    """Return the EtherType at an offset and the offset of its payload, past LLC and SNAP (IEEE 802.2)."""
+    (ethertype,) = struct.unpack_from("!H", frame, at)
+    return (ethertype, at + 2) if ethertype > 1500 else read_llc(frame, at + 2)
+
+
+def read_llc(frame: bytes, at: int) -> tuple[int, int]:
+    if frame[at : at + 3] == b"\xaa\xaa\x03":  # SNAP
+        return struct.unpack_from("!H", frame, at + 6)[0], at + 8
+    return (IPV4, at + 3) if frame[at : at + 3] == b"\x06\x06\x03" else (0, at)
+
+
+def read_ppp(frame: bytes, at: int = 0) -> tuple[int, int]:
+    """Read the protocol of a PPP frame (RFC 1661), with or without the HDLC address."""
+    at += 2 if frame[at] == 0xFF else 0
+    size = 1 if frame[at] & 1 else 2  # RFC 1661 section 6.5: a compressed protocol is one odd byte.
+    protocol = int.from_bytes(frame[at : at + size])
+    return {0x21: IPV4, 0x57: IPV6, 0x281: MPLS, 0x283: MPLS}.get(protocol, 0), at + size
+
+
+def read_wifi(frame: bytes, at: int = 0) -> tuple[int, int]:
+    """Read an unencrypted data frame of IEEE 802.11-2020 section 9.3.2."""
     kind, flags = frame[at], frame[at + 1]
     at += 24 + 6 * (flags & 3 == 3) + (kind >> 7) * (2 + 4 * (flags >> 7))
-    return (at + 6, at + 8) if kind & 0x4C == 8 and not flags & 0x40 else (0, 0)
+    return read_llc(frame, at) if kind & 0x4C == 8 and not flags & 0x40 else (0, at)
 
 
-def locate_ppp(frame: bytes, at: int = 0) -> tuple[int, int]:
-    return (at + 2, at + 4) if frame[at] == 0xFF else (at, at + 2)
+def read_nflog(frame: bytes) -> tuple[int, int]:
+    """Find the packet in the attributes of Linux' netfilter log (tcpdump.org/linktypes/LINKTYPE_NFLOG.html)."""
+    at = 4
+    while True:
+        size, kind = struct.unpack_from("<HH", frame, at)
+        if kind & 0x7FFF == 9:
+            return read_raw(frame, at + 4)
+        at += max(size + 3 & ~3, 4)
 
 
-# By link type (tcpdump.org/linktypes.html), where the EtherType is and where its payload begins; IP alone has no type.
-LINKS: dict[int, Callable[[bytes], tuple[int, int]]] = {
-    **dict.fromkeys((0, 108), lambda frame: (-1, 4)),
-    **dict.fromkeys((12, 14, 101, 228, 229), lambda frame: (-1, 0)),
-    **dict.fromkeys((9, 50), locate_ppp),
-    1: lambda frame: (12, 14),
-    104: lambda frame: (2, 4),
-    105: lambda frame: locate_wifi(frame, 0),
-    113: lambda frame: (14, 16),
-    127: lambda frame: locate_wifi(frame, frame[2] + 256 * frame[3]),
-    276: lambda frame: (0, 20),
+# By link type (tcpdump.org/linktypes.html): the name, and a function that returns the EtherType and the offset of its
+# payload. The EtherType is 0 if it is not known. A short frame raises IndexError or struct.error.
+LINK_LAYERS: dict[int, tuple[str, Callable[[bytes], tuple[int, int]]]] = {
+    **dict.fromkeys((0, 108), ("BSD loopback", lambda frame: read_raw(frame, 4))),
+    **dict.fromkeys((12, 14, RAW, 228, 229), ("raw IP", lambda frame: read_raw(frame, 0))),
+    **dict.fromkeys((9, 50), ("PPP", read_ppp)),
+    ETHERNET: ("Ethernet", lambda frame: read_ethertype(frame, 12)),
+    104: ("Cisco HDLC", lambda frame: read_ethertype(frame, 2)),
+    105: ("802.11", read_wifi),
+    113: ("Linux cooked", lambda frame: read_ethertype(frame, 14)),
+    127: ("radiotap", lambda frame: read_wifi(frame, frame[2] + 256 * frame[3])),
+    239: ("NFLOG", read_nflog),
+    276: ("Linux cooked v2", lambda frame: (read_ethertype(frame, 0)[0], 20)),
 }
 
 
-def locate(linktype: int, frame: bytes) -> int:
-    """Where IP begins; beyond the end when there is none."""
-    where, at = LINKS[linktype](frame) if linktype in LINKS else (0, 0)
-    kind = frame[where : where + 2] if where >= 0 else IP_TYPES[0]
-    while kind in TAGS:
-        at += TAGS[kind]
-        kind = frame[at - 2 : at]
-    return at if kind in IP_TYPES else len(frame)
+def read_mpls(frame: bytes, at: int) -> tuple[int, int]:
+    """Skip MPLS labels (RFC 3032). A pseudowire (RFC 4448) carries Ethernet, often behind a control word of zeros."""
+    while not frame[at + 2] & 1:
+        at += 4
+    at += 4
+    if frame[at] >> 4 in (4, 6):
+        return read_raw(frame, at)
+    return BRIDGED_ETHERNET, at + 4 if frame[at : at + 2] == b"\0\0" else at
 
 
-def locate_l2tp(frame: bytes, at: int) -> int:
-    """Where IP begins that is in PPP in L2TP in UDP (RFC 2661 section 3.1)."""
-    ports, flags = struct.unpack_from("!HH", frame, at), frame[at + 8]
-    at += 14 + (flags >> 5 & 2) + (flags >> 1 & 4)
-    where, at = locate_ppp(frame, at + (2 + int.from_bytes(frame[at : at + 2]) if flags & 2 else 0))
-    return at if 1701 in ports and not flags & 0x80 and frame[where:at] in IP_TYPES else len(frame)
+def read_gre(frame: bytes, at: int) -> tuple[int, int]:
+    """Skip a GRE header with its optional fields (RFC 2784, RFC 2890, RFC 2637) and ERSPAN I or II behind it."""
+    flags, protocol = struct.unpack_from("!HH", frame, at)
+    if flags & 7 > 1 or flags & 0x4000:  # an unknown version, or source routing (RFC 1701)
+        return NOTHING_TO_READ, at
+    options = (0x8000, 0x2000, 0x1000) + ((0x80,) if flags & 7 else ())
+    at += 4 + 4 * sum(flags & option > 0 for option in options)
+    if protocol == ERSPAN:  # Only type II has a sequence number, and a header of 8 bytes.
+        return BRIDGED_ETHERNET, at + 8 if flags & 0x1000 else at
+    return protocol, at
 
 
-class Fragments(OrderedDict[tuple[Any, ...], dict[int, tuple[bytes, int]]]):
-    """Puts datagrams together. There is room for so many; the oldest are forgotten."""
+def read_udp(frame: bytes, at: int) -> tuple[int, int]:
+    """Enter a tunnel that runs over UDP, which its port number shows."""
+    source, port = struct.unpack_from("!HH", frame, at)
+    at += 8
+    if port in (4789, 8472):  # VXLAN (RFC 7348), and Linux' older port
+        return BRIDGED_ETHERNET, at + 8
+    if port == 6081:  # Geneve (RFC 8926)
+        return struct.unpack_from("!H", frame, at + 2)[0], at + 8 + 4 * (frame[at] & 0x3F)
+    if 2152 in (source, port):
+        return read_gtp(frame, at)
+    return read_l2tp(frame, at) if 1701 in (source, port) else (NOTHING_TO_READ, at)
+
+
+def read_gtp(frame: bytes, at: int) -> tuple[int, int]:
+    """Read GTP-U (3GPP TS 29.281 section 5.1) with its extension headers."""
+    flags, kind = frame[at], frame[at + 1]
+    if flags >> 5 != 1 or kind != 255:
+        return NOTHING_TO_READ, at
+    extension = frame[at + 11] if flags & 4 else 0
+    at += 12 if flags & 7 else 8
+    while extension:
+        at += 4 * max(frame[at], 1)
+        extension = frame[at - 1]
+    return read_raw(frame, at)
+
+
+def read_l2tp(frame: bytes, at: int) -> tuple[int, int]:
+    """Read a data message of L2TP, which carries PPP (RFC 2661 section 3.1)."""
+    flags = frame[at]
+    if flags & 0x80:  # a control message
+        return NOTHING_TO_READ, at
+    at += 6 + 2 * (flags >> 6 & 1) + 4 * (flags >> 3 & 1)
+    return read_ppp(frame, at + (2 + int.from_bytes(frame[at : at + 2]) if flags & 2 else 0))
+
+
+def read_extension(frame: bytes, at: int) -> tuple[int, int]:
+    return frame[at], at + 8 * (frame[at + 1] + 1)
+
+
+def read_tag(frame: bytes, at: int) -> tuple[int, int]:
+    return read_ethertype(frame, at + 2)
+
+
+# By EtherType or IP protocol: a function that returns the next EtherType or IP protocol and the offset of its header.
+ENCAPSULATIONS: dict[int, Callable[[bytes, int], tuple[int, int]]] = {
+    **dict.fromkeys((0x8100, 0x88A8, 0x9100, 0x9200), read_tag),  # VLANs
+    **dict.fromkeys((MPLS, 0x8848, 137), read_mpls),
+    **dict.fromkeys((0, 43, 60, 135), read_extension),  # RFC 8200 section 4, RFC 6275
+    BRIDGED_ETHERNET: lambda frame, at: read_ethertype(frame, at + 12),
+    PPP: read_ppp,
+    0x8864: lambda frame, at: read_ppp(frame, at + 6),  # PPPoE (RFC 2516)
+    4: lambda frame, at: (IPV4, at),  # RFC 2003
+    41: lambda frame, at: (IPV6, at),  # RFC 4213
+    47: read_gre,
+    51: lambda frame, at: (frame[at], at + 4 * (frame[at + 1] + 2)),  # AH (RFC 4302)
+    UDP: read_udp,
+}
+# These IP protocols carry no TCP: no next header, ICMP, IGMP, ICMPv6, EIGRP, OSPF, PIM, VRRP, SCTP. The EtherTypes are
+# ARP, RARP, LLDP, 802.1X, PPPoE discovery, flow control, LACP, loopback tests, PTP, Wake-on-LAN.
+WITHOUT_TCP = {NOTHING_TO_READ, 1, 2, 58, 59, 88, 89, 103, 112, 132}
+WITHOUT_TCP |= {0x0806, 0x8035, 0x88CC, 0x888E, 0x8863, 0x8808, 0x8809, 0x9000, 0x88F7, 0x0842}
+PROTOCOL_NAMES = {50: " (ESP)", 108: " (IPComp)", 115: " (L2TPv3)", 0x88E5: " (MACsec)", 0x22EB: " (ERSPAN III)"}
+
+# The fields are the addresses and ports as in the headers, sequence number, acknowledgement, flags, payload, and the
+# number of payload bytes that the snapshot length removed.
+Segment = tuple[bytes, int, int, int, bytes, int]
+PLAIN = struct.Struct("!BxHxxHxBxx12sIIBB")  # IPv4 without options, and TCP
+FIN, SYN, RST, ACK = 1, 2, 4, 16
+
+
+class Datagrams(OrderedDict[tuple[Any, ...], dict[int, bytes]]):
+    """Reassemble IP fragments (RFC 791, RFC 8200 section 4.5). Of too many datagrams, the oldest is dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sizes: dict[tuple[Any, ...], list[int]] = {}  # the bytes in fragments, and the datagram's total
 
     def add(self, key: tuple[Any, ...], offset: int, more: int, data: bytes) -> bytes:
-        """The whole datagram, if this completes it."""
+        """Return the payload of the datagram if this fragment completes it, or nothing."""
         parts = self.setdefault(key, {})
-        parts.setdefault(offset, (data, more))
-        whole, left = b"", 1
-        for start in sorted(parts):
-            if start > len(whole):
-                break
-            whole, left = whole + parts[start][0][len(whole) - start :], parts[start][1]
-        if not left or len(parts) > MAX_FRAGMENTS or sum(len(part) for part, _ in parts.values()) > 2 * 65_535:
-            del self[key]
-        elif len(self) > MAX_FRAGMENTED:
-            self.popitem(last=False)
-        return b"" if left else whole
+        sizes = self._sizes.setdefault(key, [0, sys.maxsize])
+        sizes[0] += 0 if offset in parts else len(data)
+        parts.setdefault(offset, data)
+        if not more:
+            sizes[1] = offset + len(data)
+        whole = self._join(parts, sizes[1]) if sizes[0] >= sizes[1] else b""
+        if whole or len(parts) > MAX_FRAGMENTS or sizes[0] > 2 * 65_535:
+            self._drop(key)
+        elif len(self) > MAX_DATAGRAMS:
+            self._drop(next(iter(self)))
+        return whole
+
+    def _join(self, parts: dict[int, bytes], total: int) -> bytes:
+        whole = bytearray()
+        for offset in sorted(parts):
+            if offset > len(whole):
+                return b""
+            whole += parts[offset][len(whole) - offset :]
+        return bytes(whole[:total])
+
+    def _drop(self, key: tuple[Any, ...]) -> None:
+        del self[key], self._sizes[key]
 
 
-Segment = tuple[bytes, int, int, int, bytes]  # addresses and ports as they stand, seq, ack, flags, payload
+class FrameReader:
+    """Find the TCP segment in each frame, and count the frames that cannot be read by kind, in `unread`."""
 
+    def __init__(self) -> None:
+        self.unread = Counter[str]()
+        self._datagrams = Datagrams()
 
-def segment_of(linktype: int, frame: bytes, fragments: Fragments) -> Segment | None:
-    """The TCP segment in a frame. For nearly all of them, the short way."""
-    try:
-        at = 14 if linktype == 1 and frame[12:14] == b"\x08\x00" else locate(linktype, frame)
-        if len(frame) - at >= 34:
-            first, total, fragment, protocol, key, seq, ack, offset, flags = PLAIN.unpack_from(frame, at)
-            if first == 0x45 and protocol == TCP and not fragment & 0x3FFF:
-                start, end = at + 20 + (offset >> 4) * 4, at + total if total else len(frame)
-                return key, seq, ack, flags, frame[start:end]
-        return unwrap(frame, at, fragments)
-    except (IndexError, struct.error):
-        return None
-
-
-def unwrap(frame: bytes, at: int, fragments: Fragments) -> Segment | None:
-    """The TCP segment in IP of any kind. Raises IndexError and struct.error."""
-    protocol = IPV6_IN_IPV4
-    while protocol in (IPV6_IN_IPV4, UDP):
-        if frame[at] >> 4 not in (4, 6):
+    def segment(self, linktype: int, frame: bytes) -> Segment | None:
+        """Return the TCP segment in a frame, or None. Most frames are Ethernet with IPv4 and take the short way."""
+        try:
+            if linktype == ETHERNET and frame[12:14] == b"\x08\0" and len(frame) >= 48:
+                first, total, fragment, protocol, key, seq, ack, offset, flags = PLAIN.unpack_from(frame, 14)
+                if first == 0x45 and protocol == TCP and not fragment & 0x3FFF and total:
+                    start, end = 34 + (offset >> 4) * 4, 14 + total
+                    missing = end - max(len(frame), start) if end > len(frame) else 0
+                    return key, seq, ack, flags, frame[start:end], missing
+            return self._decapsulate(linktype, frame)
+        except (IndexError, struct.error):
+            self._count("that end inside a header")
             return None
-        addresses, protocol, at, end, *piece = (read_ipv4 if frame[at] >> 4 == 4 else read_ipv6)(frame, at)
-        frame = frame[:end]
-        if piece:
-            frame, at = fragments.add((addresses, protocol, piece[0]), piece[1], piece[2], frame[at:]), 0
-        if protocol == UDP:
-            at = locate_l2tp(frame, at)
-    if protocol != TCP:
+
+    def _count(self, kind: str) -> None:
+        known = kind in self.unread or len(self.unread) < MAX_UNREAD_KINDS
+        self.unread[kind if known else "of other kinds"] += 1
+
+    def _decapsulate(self, linktype: int, frame: bytes) -> Segment | None:
+        """Return the TCP segment in a frame with any headers. Raises IndexError and struct.error."""
+        if linktype not in LINK_LAYERS:
+            self._count(f"of link type {linktype}")
+            return None
+        name, read_link = LINK_LAYERS[linktype]
+        protocol, at = read_link(frame)
+        if not protocol:
+            if linktype != ETHERNET:  # On Ethernet, these frames are spanning trees and the like.
+                self._count(f"of link type {linktype} ({name}) without IP")
+            return None
+        return self._find_tcp(protocol, frame, at)
+
+    def _find_tcp(self, protocol: int, frame: bytes, at: int) -> Segment | None:
+        addresses, end, part = b"", len(frame), None
+        for _ in range(MAX_ENCAPSULATIONS):
+            if protocol == TCP:
+                return read_tcp(frame, at, end, addresses)
+            if protocol == IPV4:
+                addresses, protocol, at, end, part = read_ipv4(frame, at)
+            elif protocol == IPV6:
+                addresses, protocol, at, end = read_ipv6(frame, at)
+            elif protocol == FRAGMENT:
+                protocol, at, part = read_fragment(frame, at)
+            elif protocol in ENCAPSULATIONS:
+                protocol, at = ENCAPSULATIONS[protocol](frame, at)
+                protocol = protocol or NOTHING_TO_READ  # Only an IPv6 header may be followed by protocol 0.
+            else:
+                self._count_protocol(protocol)
+                return None
+            frame = frame[:end]
+            if part:
+                frame = self._datagrams.add((addresses, protocol, part[0]), part[1], part[2], frame[at:])
+                at, end, part = 0, len(frame), None
+                if not frame:
+                    return None
+        self._count(f"with more than {MAX_ENCAPSULATIONS} headers before TCP")
         return None
-    ports, seq, ack, size, flags = struct.unpack_from("!4sIIBB", frame, at)
-    return addresses + ports, seq, ack, flags, frame[at + (size >> 4) * 4 :]
+
+    def _count_protocol(self, protocol: int) -> None:
+        if protocol not in WITHOUT_TCP:
+            kind = f"of EtherType 0x{protocol:04x}" if protocol > 255 else f"of IP protocol {protocol}"
+            self._count(kind + PROTOCOL_NAMES.get(protocol, ""))
 
 
-def read_ipv4(frame: bytes, at: int) -> tuple[Any, ...]:
-    """Addresses, protocol, start and end of the payload; of a fragment also identification, offset, and if more come.
+def read_ipv4(frame: bytes, at: int) -> tuple[bytes, int, int, int, tuple[int, int, int] | None]:
+    """Return addresses, protocol, start and end of the payload, and of a fragment its identification, offset and flag.
 
-    A total length of 0 is segmentation offload: the network card was to cut it. What follows the total is padding.
+    If segmentation offload left the total length at 0, the packet ends with the frame.
     """
     first, total, ident, fragment, protocol, addresses = struct.unpack_from("!BxHHHxBxx8s", frame, at)
-    piece = (ident, (fragment & 0x1FFF) * 8, fragment & 0x2000) if fragment & 0x3FFF else ()
-    return addresses, protocol, at + (first & 15) * 4, at + total if total else len(frame), *piece
+    part = (ident, (fragment & 0x1FFF) * 8, fragment & 0x2000) if fragment & 0x3FFF else None
+    return addresses, protocol, at + (first & 15) * 4, at + total if total else len(frame), part
 
 
-def read_ipv6(frame: bytes, at: int) -> tuple[Any, ...]:
-    """As read_ipv4(), past the extension headers (RFC 8200 section 4)."""
+def read_ipv6(frame: bytes, at: int) -> tuple[bytes, int, int, int]:
+    """Return addresses, protocol, and start and end of the payload (RFC 8200 section 3)."""
     length, protocol, addresses = struct.unpack_from("!4xHBx32s", frame, at)
-    at, end = at + 40, at + 40 + length if length else len(frame)
-    while protocol in EXTENSIONS:
-        if protocol == FRAGMENT:
-            protocol, fragment, ident = struct.unpack_from("!BxHI", frame, at)
-            return addresses, protocol, at + 8, end, ident, fragment & 0xFFF8, fragment & 1
-        size = (frame[at + 1] + 2) * 4 if protocol == AUTHENTICATION else (frame[at + 1] + 1) * 8
-        protocol, at = frame[at], at + size
-    return addresses, protocol, at, end
+    return addresses, protocol, at + 40, at + 40 + length if length else len(frame)
 
 
-# HTTP/1: the messages in the bytes of one direction.
+def read_fragment(frame: bytes, at: int) -> tuple[int, int, tuple[int, int, int]]:
+    """Read the fragment header of IPv6 (RFC 8200 section 4.5)."""
+    protocol, fragment, ident = struct.unpack_from("!BxHI", frame, at)
+    return protocol, at + 8, (ident, fragment & 0xFFF8, fragment & 1)
 
 
-def text_of(data: bytes) -> str:
+def read_tcp(frame: bytes, at: int, end: int, addresses: bytes) -> Segment:
+    ports, seq, ack, size, flags = struct.unpack_from("!4sIIBB", frame, at)
+    start = at + (size >> 4) * 4
+    return addresses + ports, seq, ack, flags, frame[start:end], max(0, end - max(len(frame), start))
+
+
+# HTTP/1: from the bytes of one direction to messages (RFC 9112).
+
+METHODS = rb"GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT|PROPFIND|PROPPATCH|MKCOL|COPY|MOVE|LOCK|UNLOCK|REPORT"
+TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}"
+# The possessive quantifiers keep the time linear for lines that consist of spaces.
+REQUEST = re.compile(rb"(%s) ++([^\r\n]*[^\r\n ]) ++HTTP/(1\.\d)[ \t]*+\r?\n" % TOKEN)
+RESPONSE = re.compile(rb"(?:HTTP/(1\.\d)|ICY) ++([1-9]\d\d)(?: ([^\r\n]*))?\r?\n")  # ICY: SHOUTcast servers
+RESPONSE_STARTS = (b"HTTP/", b"ICY ")
+PLAUSIBLE = re.compile(rb"(?:%s|HTTP/)(?:(?<=/)|(?= )|\Z)[^\r\n\0]*\r?\Z" % TOKEN)  # the first bytes of a start line
+PLAUSIBLE_BYTES = 64  # This many bytes show whether a start line can follow.
+LOST_REQUEST = re.compile(rb"(?<![A-Z])(?:%s) \S{1,8000} HTTP/1\.[01]\r?\n" % METHODS)
+LOST_RESPONSE = re.compile(rb"HTTP/1\.[01] [1-5]\d\d[ \r\n]")
+HEAD_END = re.compile(rb"\n\r?\n")
+FIELD = re.compile(rb"\n([^\s:]+)[ \t]*:[ \t]*([^\r\n]*)")
+USED_FIELDS = rb"host|user-agent|referer|expect|content-(?:type|length|encoding)|transfer-encoding"
+USED_FIELD = re.compile(rb"\n(%s)[ \t]*:[ \t]*([^\r\n]*)" % USED_FIELDS, re.IGNORECASE)
+FOLD = re.compile(rb"\r?\n[ \t]+")  # a header line that continues in the next line (RFC 9112 section 5.2)
+LENGTH = re.compile(rb"(\d{1,18})(?:[ \t]*,[ \t]*\1)*")  # A repeated length counts once (RFC 9112 section 6.3).
+CHUNK = re.compile(rb"(?:\r?\n)?[ \t]*(?=[0-9A-Fa-f])0*+([0-9A-Fa-f]{0,15})[ \t]*(?:;[^\n]*)?\r?\n")
+CHUNKED, UNTIL_CLOSE = -1, -2  # body lengths
+ENDLESS = 1 << 62  # bytes; more than any body has
+# The first bytes of a connection with another protocol.
+OTHER_PROTOCOLS = {
+    "TLS": re.compile(rb"[\x14-\x17]\x03[\0-\4]..", re.DOTALL),
+    "HTTP/2": re.compile(rb"PRI \* HTTP/2\.0\r\n"),
+}
+
+
+def decode_text(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
         return data.decode("latin-1")
 
 
-def lines_of(block: bytes) -> list[tuple[bytes, bytes]]:
-    """The names and values of headers, as they stand."""
-    return [(name, value.rstrip()) for name, value in FIELD.findall(FOLD.sub(b" ", block))]
-
-
-@lru_cache(32)  # clients and servers repeat themselves; of the largest heads, with most fields, this is 40 MB
-def fields_of(block: bytes) -> tuple[dict[bytes, bytes], int]:
-    """The headers by their names in small letters, and the length of the body."""
-    fields: dict[bytes, bytes] = {}
-    for name, value in lines_of(block):
-        name = name.lower()
-        fields[name] = fields[name] + b", " + value if name in fields else value
-    if b"transfer-encoding" in fields:  # any other than chunked goes on until the connection is closed
-        codings = fields[b"transfer-encoding"].lower().replace(b",", b" ").split()
-        return fields, CHUNKED if codings[-1:] == [b"chunked"] else ENDLESS
-    if b"content-length" not in fields:
-        return fields, UNTOLD
-    found = LENGTH.fullmatch(fields[b"content-length"])
-    return fields, int(found[1]) if found else MALFORMED
+def unfold(head: bytes) -> bytes:
+    return FOLD.sub(b" ", head) if b"\n " in head or b"\n\t" in head else head
 
 
 class Message:
-    """A request or a response, as far as it has come."""
+    """A request or a response. head holds the header lines; start the parts of the start line.
 
-    __slots__ = ("block", "end", "first", "length", "problems", "size", "switches", "time", "unsure")
+    start is method, target and version of a request, or version, status and reason of a response.
+    """
 
-    def __init__(self, time: float, first: tuple[bytes, ...] = (), block: bytes = b"") -> None:
-        self.time = self.end = time  # of its first byte and its last
-        self.first = first  # method, target, version; or version, status, reason; empty when that is lost
-        self.block = block  # of headers
-        self.length = fields_of(block)[1]
-        self.size = 0  # of the body so far
-        self.problems: tuple[str, ...] = ("malformed",) if self.length == MALFORMED else ()
-        self.unsure = False  # what request it answers
-        self.switches = False  # to another protocol; a request: it may
+    __slots__ = (
+        "body",
+        "complete",
+        "end",
+        "fields",
+        "head",
+        "is_chunked",
+        "is_cut",
+        "problems",
+        "request",
+        "size",
+        "start",
+        "time",
+    )
 
-    def mark(self, problem: str) -> None:
+    def __init__(self, time: float, start: tuple[bytes, ...], head: bytes = b"\n") -> None:
+        self.time = self.end = time  # the times of the first byte and the last byte
+        self.start = start
+        self.head = head
+        self.size = 0  # body bytes that were received
+        self.problems: tuple[str, ...] = ()
+        self.complete = False
+        self.is_chunked = False
+        self.request: Message | None = None  # The request that a response answers.
+        self.body = bytearray()
+        self.is_cut = False  # A limit has removed the end of the body.
+        fields: dict[bytes, bytes] = {}
+        for name, value in USED_FIELD.findall(unfold(head)):
+            name = name.lower()
+            fields[name] = fields[name] + b", " + value if name in fields else value.rstrip()
+        self.fields = fields
+
+    def add_problem(self, problem: str) -> None:
         if problem not in self.problems:
             self.problems += (problem,)
 
+    def memory(self) -> int:
+        return MESSAGE_BYTES + 2 * len(self.head)
 
-class Parser:
-    """Finds the messages in one direction of a connection. `answers`: that they are responses; None: not known yet."""
+    def is_interim(self) -> bool:
+        """Return True for a response that another response follows (RFC 9110 section 15.2)."""
+        return self.start[1][:1] == b"1" and self.start[1] != b"101"
 
-    __slots__ = ("answers", "connection", "left", "lost", "message", "rest", "started", "state", "time")
+    def body_length(self, is_response: bool) -> int:
+        """Return the length of the body in bytes, or CHUNKED or UNTIL_CLOSE (RFC 9112 section 6.3)."""
+        unknown = UNTIL_CLOSE if is_response else 0  # A request never has a body that ends with the connection.
+        fields = self.fields
+        if b"transfer-encoding" in fields:
+            codings = fields[b"transfer-encoding"].lower().replace(b",", b" ").split()
+            if codings and codings != [b"identity"]:  # RFC 2616 defined "identity" as no coding.
+                return CHUNKED if codings[-1] == b"chunked" else unknown
+        if b"content-length" not in fields:
+            return unknown
+        length = LENGTH.fullmatch(fields[b"content-length"])
+        if length is None:
+            self.add_problem("malformed")
+        return int(length[1]) if length else unknown
 
-    def __init__(self, connection: "Connection") -> None:
-        self.connection = connection
-        self.answers: bool | None = None
-        self.lost = False  # some of it, before it was known what it is
-        self.state: Callable[[Parser, bytes, int], int] | None = Parser._start  # None: it does not matter what comes
-        self.message: Message | None = None  # whose head is complete, and whose end is to come
-        self.rest = b""  # of a head or a line that is not complete
-        self.left = MAX_HEAD_BYTES  # of the body, or of the chunk; before that, of the look for HTTP
-        self.time = self.started = 0.0
+
+State = Callable[["MessageReader", bytes, int], int]
+
+
+class BodyStore:
+    """Keep the bytes of bodies within two limits: of each body, and of all bodies that are not yet printed."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self._max_body_bytes = max_body_bytes
+        self._kept_bytes = 0
+
+    def add(self, message: Message, data: bytes) -> None:
+        room = min(self._max_body_bytes - len(message.body), MAX_BODIES_BYTES - self._kept_bytes)
+        kept = data[: max(room, 0)]
+        message.body += kept
+        message.is_cut |= len(kept) < len(data)
+        self._kept_bytes += len(kept)
+
+    def release(self, message: Message) -> None:
+        self._kept_bytes -= len(message.body)
+
+
+@dataclass(slots=True, eq=False)
+class MessageReader:
+    """Parse the HTTP messages in one direction of a connection, and pass them to `pairing`.
+
+    A state is a method that parses the bytes from an offset and returns the next offset.
+    """
+
+    pairing: "Pairing"
+    store: BodyStore | None  # None if no bodies are wanted
+    is_response: bool | None = None  # None until the first message of the connection shows it
+    state: State | None = None  # None if the bytes are not HTTP
+    message: Message | None = None  # whose head is complete, and whose body is not
+    left: int = 0  # bytes of the body, or of the chunk, that have not been received
+    counting: bool = False  # The next `left` bytes need no parsing.
+    pending: bytearray = field(default_factory=bytearray)  # an incomplete line or head
+    start: tuple[bytes, ...] = ()  # the start line of the pending head
+    started: float = 0.0  # the time of its first bytes
+    head_at: int = 0  # the offset of its header lines
+    searched: int = 0  # the offset up to which it does not contain its end
+    time: float = 0.0  # the time of the last bytes
+    probe_left: int = MAX_PROBE_BYTES
+    probing: bool = False  # inside a CONNECT tunnel, before the first message
+    is_after_gap: bool = False  # The last bytes of this direction are missing.
+    lost_before_first: bool = False  # Bytes were missing before the first message was recognised.
+    request_is_unknown: bool = False  # The response may be one to HEAD.
+
+    def __post_init__(self) -> None:
+        self.state = MessageReader._start_line
 
     def feed(self, time: float, data: bytes) -> None:
-        self.time, arrived, at = time, len(data), 0
-        if self.rest:
-            data, self.rest = self.rest + data, b""
+        """Parse the next bytes. time: epoch seconds."""
+        self.time = time
+        self.is_after_gap = False
+        if self.pending:
+            self.pending += data
+            if b"\n" not in data and PLAUSIBLE_BYTES < len(self.pending) < MAX_LINE_BYTES:
+                return  # A pending line ends with a line feed.
+            data = bytes(self.pending)
+            self.pending.clear()
         else:
             self.started = time
-        size = len(data)
+        at, size = 0, len(data)
         while at < size and self.state:
             at = self.state(self, data, at)
-        if self.rest:
-            self.connection.analyzer.kept += arrived
 
-    def gap(self, size: int) -> None:
-        """So many bytes are missing here. Inside a body of known length that does not hide what follows."""
-        inside = self.state is Parser._body and self.message
-        if inside:
-            inside.mark("gap")
-            size -= self._take(size)
-        if self.state and (size or not inside):
-            self.lose("gap")
+    def gap(self, size: int, problem: str) -> None:
+        """Skip a gap of `size` bytes. A gap inside a body of known length loses only bytes of this body."""
+        self.is_after_gap = True
+        if self.message and self.left:
+            self.message.add_problem(problem)
+            inside = min(size, self.left)
+            self._count_body(inside)
+            size -= inside
+        if size and self.state:
+            self._lose(problem)
 
-    def eof(self, clean: bool) -> None:
-        """Nothing follows: it has been closed, or else it breaks off here."""
-        if self.rest and self.state is Parser._start and self._match(self.rest, 0):
-            self.lose("cut off")
-        self.bodiless()
+    def end(self, is_clean: bool) -> None:
+        """End the direction: with a FIN, which is clean, or because nothing more was captured."""
+        self.settle()
+        if self.state == MessageReader._head:
+            self._lose("cut off")
         if self.message:
-            if not clean or self.state is not Parser._body or self.left < ENDLESS // 2:
-                self.message.mark("cut off")
+            if not is_clean or self.left < ENDLESS // 2:
+                self.message.add_problem("cut off")
             self._finish()
-        self.rest, self.state = b"", None
+        self.stop()
+
+    def stop(self) -> None:
+        self.state = None
+        self.left = 0
+        self.pending.clear()
+
+    def settle(self) -> None:
+        """End a message if only a following message would show its end: the other side has sent now."""
+        in_trailer = self.state == MessageReader._trailer and not self.pending
+        if self.message and (in_trailer or (self.request_is_unknown and not self.message.size)):
+            self._finish()
+
+    def is_inside_message(self) -> bool:
+        return self.message is not None or self.state == MessageReader._head
+
+    def expect_start_line(self) -> None:
+        """Look for a start line in the next bytes, because they are the first ones after the other side has sent."""
+        if self.is_after_gap:
+            return  # It is not known whether the other side sent before or after the missing bytes.
+        if self.state in (MessageReader._search, MessageReader._hold) or self.is_response is None:
+            self.probing = self.state == MessageReader._hold
+            self.pending.clear()
+            self.state = self.state and MessageReader._start_line
+
+    def set_role(self, is_response: bool) -> None:
+        """Set the role of this direction when the first message in the other direction has shown it."""
+        self.is_response = is_response
+        self.state = self.state or MessageReader._search
+        if self.lost_before_first and not is_response:
+            self.pairing.lose_requests("gap")
+
+    def enter_tunnel(self) -> None:
+        """Look for HTTP inside a CONNECT tunnel."""
+        self.probing = True
+        self.resume()
 
     def resume(self) -> None:
-        """The other side has spoken: if a message was searched for, one begins here."""
-        if self.state is Parser._search and self.answers is not None:
-            self.rest, self.state = b"", Parser._start
+        """Parse the bytes that were held back after a CONNECT request."""
+        data = bytes(self.pending)
+        self.pending.clear()
+        self.state = MessageReader._start_line
+        if data:
+            self.feed(self.time, data)
 
-    def bodiless(self) -> None:
-        """The request that this answers is not known, and no body has come: it must have been HEAD."""
-        if self.message and self.message.unsure and not self.message.size:
+    def skip_body(self) -> None:
+        """End the request that waits for 100 (Continue), because the server has refused its body."""
+        if self.message and not self.message.size:
             self._finish()
 
-    def _keep(self, data: bytes, at: int) -> int:
-        """Wait for what follows on what begins at `at`."""
-        self.rest = data[at:]
+    def _wait(self, data: bytes, at: int) -> int:
+        """Keep the bytes from an offset until more bytes arrive."""
+        self.pending += data[at:]
         return len(data)
 
-    def _match(self, data: bytes, at: int) -> re.Match[bytes] | None:
-        answers = data.startswith(b"HTTP/", at)
-        if data.find(b"\n", at) < 0 or self.answers not in (None, answers):
-            return None
-        return (RESPONSE if answers else REQUEST).match(data, at)
-
-    def _start(self, data: bytes, at: int) -> int:
+    def _start_line(self, data: bytes, at: int) -> int:
         if data[at] in b"\r\n":  # to be ignored before a message (RFC 9112 section 2.2)
             return at + 1
-        found = self._match(data, at)
-        if found and (end := HEAD_END.search(data, found.end() - 1)):
-            self._head(found, data[found.end() - 1 : end.end()])
-            return end.end()
-        if len(data) - at < MAX_HEAD_BYTES:
-            if found or PLAUSIBLE.match(data, at, at + MAX_LINE_BYTES):
-                return self._keep(data, at)
-        elif found:
-            self._keep(data[: at + MAX_HEAD_BYTES], at)
-            self.lose("malformed")
-            return len(data)
-        self.state = Parser._search
-        if self.answers is None:
-            self.connection.recognise(data[at : at + 24])
-        elif not self.connection.doubt and not any(request.switches for request in self.connection.requests):
-            self.lose("malformed")
+        is_response = data.startswith(RESPONSE_STARTS, at)
+        if self.is_response in (None, is_response):
+            match = (RESPONSE if is_response else REQUEST).match(data, at)
+            if match and match.end() - at < MAX_HEAD_BYTES:
+                self._recognise(is_response)
+                self.start = match.groups()
+                self.head_at = self.searched = match.end() - 1 - at
+                self.state = MessageReader._head
+                return self._head(data, at)
+        may_follow = len(data) - at < MAX_HEAD_BYTES and data.find(b"\n", at) < 0
+        if may_follow and PLAUSIBLE.match(data, at, at + PLAUSIBLE_BYTES):
+            return self._wait(data, at)
+        self._reject()
         return at + 1
 
-    def _head(self, found: re.Match[bytes], block: bytes) -> None:
-        message = Message(self.started, found.groups(), block)
-        self.started = self.time  # of the next one, if it follows at once
-        if self.answers is None:
-            self.connection.know(self, found.re is RESPONSE)
-        if self.answers and found[2][:1] == b"1" and found[2] != b"101":
-            return  # the response is still to come (RFC 9110 section 15.2)
+    def _recognise(self, is_response: bool) -> None:
+        self.probing = False
+        if self.is_response is None:
+            self.set_role(is_response)
+
+    def _reject(self) -> None:
+        """Handle bytes that do not start a message although no byte is missing."""
+        if self.probing:
+            self.stop()
+        elif self.is_response is None:
+            self.state = MessageReader._search
+        else:
+            self._lose("malformed")
+
+    def _head(self, data: bytes, at: int) -> int:
+        end = HEAD_END.search(data, at + self.searched)
+        if end:
+            message = Message(self.started, self.start, data[at + self.head_at : end.end()])
+            self.started = self.time  # The next message may start in the same segment.
+            self._begin(message)
+            return end.end()
+        self.searched = max(self.searched, len(data) - at - 2)
+        self._wait(data, at)
+        if len(self.pending) >= MAX_HEAD_BYTES:
+            self._lose("malformed")
+        return len(data)
+
+    def _begin(self, message: Message) -> None:
+        """Start a message whose head is complete."""
+        if self.is_response:
+            self._begin_response(message)
+            return
+        self.pairing.add_request(message)
+        if message.start[0] == b"CONNECT":
+            message.complete = True
+            self.state = MessageReader._hold
+        else:
+            self._begin_body(message, message.body_length(False))
+
+    def _begin_response(self, message: Message) -> None:
+        """Start a response. The request decides whether a body follows (RFC 9112 section 6.3)."""
+        request = self.pairing.add_response(message)
+        status, method = message.start[1], request.start[0] if request else None
+        self.request_is_unknown = request is None
+        if message.is_interim():
+            self.state = MessageReader._start_line
+            return
+        switches = status == b"101" or (method == b"CONNECT" and status[:1] == b"2")
+        has_no_body = switches or method == b"HEAD" or status in (b"204", b"304")
+        self._begin_body(message, 0 if has_no_body else message.body_length(True))
+        if status == b"101":
+            self.stop()
+        elif switches:
+            self.enter_tunnel()
+
+    def _begin_body(self, message: Message, length: int) -> None:
         self.message = message
-        bodiless = self.connection.response_begins(message) if self.answers else self.connection.request_begins(message)
-        if message.length == CHUNKED and not bodiless:
-            self.state = Parser._chunk
-        elif bodiless or message.length == 0 or (message.length == UNTOLD and not self.answers):
+        if length == CHUNKED:
+            message.is_chunked = True
+            self.state = MessageReader._chunk
+        elif length == 0:
             self._finish()
         else:
-            self.left, self.state = ENDLESS if message.length < 0 else message.length, Parser._body
+            self.left = ENDLESS if length == UNTIL_CLOSE else length
+            self.state = MessageReader._body
 
     def _finish(self) -> None:
-        message, self.message, self.state = self.message, None, Parser._start
+        """End the message."""
+        message, self.message = self.message, None
+        self.left = 0
+        self.state = MessageReader._start_line
         if message:
             message.end = self.time
-            if self.answers:
-                self.connection.response_ends(message)
+            message.complete = True
+            if self.is_response:
+                self.pairing.finish(message)
 
-    def _take(self, size: int) -> int:
-        """How much of it belongs to the body, or to the chunk."""
-        size = min(size, self.left)
+    def _body(self, data: bytes, at: int) -> int:
+        if self._has_no_body(data, at):
+            return at
+        size = min(self.left, len(data) - at)
+        if self.store and self.message:
+            self.store.add(self.message, data[at : at + size])
+        self._count_body(size)
+        return at + size
+
+    def _has_no_body(self, data: bytes, at: int) -> bool:
+        """Return True if a start line follows the head of a response to an unknown request: it answered HEAD."""
+        if self.request_is_unknown and self.message and not self.message.size and data.startswith(b"HTTP/1.", at):
+            self._finish()
+            return True
+        return False
+
+    def _count_body(self, size: int) -> None:
+        """Count bytes of the body, or of the chunk, and go on at its end."""
         self.left -= size
         if self.message:
             self.message.size += size
-            if not self.left and self.message.length == CHUNKED:
-                self.state = Parser._chunk
-            elif not self.left:
+            self.counting = self.store is None
+            if self.left == 0 and self.message.is_chunked:
+                self.state = MessageReader._chunk
+            elif self.left == 0:
                 self._finish()
-        return size
-
-    def _body(self, data: bytes, at: int) -> int:
-        message = self.message
-        if message and message.unsure and not message.size and b"HTTP/1.".startswith(data[at : at + 7]):
-            if len(data) - at < 7:
-                return self._keep(data, at)
-            self.bodiless()
-            return at
-        return at + self._take(len(data) - at)
 
     def _chunk(self, data: bytes, at: int) -> int:
-        found = CHUNK.match(data, at)
-        if found:
-            self.left = int(found[1] or b"0", 16)
-            self.state = Parser._body if self.left else Parser._trailer
-            return found.end()
+        """Read the size of a chunk (RFC 9112 section 7.1)."""
+        if self._has_no_body(data, at):
+            return at
+        match = CHUNK.match(data, at)
+        if match:
+            self.left = int(match[1] or b"0", 16)
+            self.state = MessageReader._body if self.left else MessageReader._trailer
+            return match.end()
         if len(data) - at < MAX_LINE_BYTES and b"\n" not in data[at + 2 :]:
-            return self._keep(data, at)
-        self.lose("malformed")
+            return self._wait(data, at)
+        self._lose("malformed")
         return at
 
     def _trailer(self, data: bytes, at: int) -> int:
+        """Skip the trailer fields. A start line ends them, too: embedded servers often omit the last CRLF."""
         end = data.find(b"\n", at) + 1
         if not end and len(data) - at < MAX_HEAD_BYTES:
-            return self._keep(data, at)
+            return self._wait(data, at)
+        if (RESPONSE if self.is_response else REQUEST).match(data, at):
+            self._finish()
+            return at
         if not data[at:end].strip():
             self._finish()
         return end or len(data)
 
     def _search(self, data: bytes, at: int) -> int:
-        """For a message, where it is not known where one begins."""
-        found = None if self.answers else LOST_REQUEST.search(data, at)
-        found = found or (None if self.answers is False else LOST_RESPONSE.search(data, at))
-        if found:
-            self.state = Parser._start
-            return found.start()
-        self.left -= len(data) - at if self.answers is None else 0
-        if self.left < 0:
-            self.state = None
-        return self._keep(data, max(at, data.rfind(b"\n") + 1, len(data) - MAX_LINE_BYTES))
+        """Search for a start line after a gap, or after bytes that are not HTTP."""
+        match = None if self.is_response else LOST_REQUEST.search(data, at)
+        if match is None and self.is_response is not False:
+            match = LOST_RESPONSE.search(data, at)
+        if match:
+            self.state = MessageReader._start_line
+            return match.start()
+        rest = max(at, data.rfind(b"\n") + 1, len(data) - MAX_LINE_BYTES)
+        self.probe_left -= rest - at if self.is_response is None else 0
+        if self.probe_left < 0:
+            self.stop()
+            return len(data)
+        return self._wait(data, rest)
 
-    def lose(self, problem: str) -> None:
-        """Neither the end of this message is known, nor how many follow before the next that is found."""
+    def _hold(self, data: bytes, at: int) -> int:
+        """Keep the bytes after a CONNECT request until the response shows whether they are in a tunnel."""
+        if len(data) - at > MAX_HEAD_BYTES:
+            self.stop()
+            return len(data)
+        return self._wait(data, at)
+
+    def _lose(self, problem: str) -> None:
+        """Abandon the current message and search for the next start line."""
         message, self.message = self.message, None
-        found, self.state = self._match(self.rest, 0), Parser._search
-        if found and found.re is RESPONSE and found[2][:1] == b"1":
-            found = None
-        self.lost = self.answers is None and not found
-        if message is None and not self.lost:
-            message = Message(self.time)
-            if found:
-                message = Message(self.started, found.groups(), self.rest[found.end() - 1 :])
-                if self.answers is None:
-                    self.connection.know(self, found.re is RESPONSE)
-            if not self.answers:
-                self.connection.request_begins(message)
-        self.rest = b""
+        if self.state == MessageReader._head:
+            message = self._incomplete_message()
+        self.stop()
+        self.state = MessageReader._search
         if message:
-            message.mark(problem)
+            message.add_problem(problem)
             message.end = self.time
-            self.connection.loses(message, self.answers is True)
+            if self.is_response:
+                self.pairing.finish(message)
+        if self.is_response is None:
+            self.lost_before_first = True
+        elif self.is_response:
+            self.pairing.lose_responses(problem)
+        else:
+            self.pairing.lose_requests(problem)
+
+    def _incomplete_message(self) -> Message | None:
+        """Return the message of which only the start line and some header lines were received."""
+        message = Message(self.started, self.start, bytes(self.pending[self.head_at :]))
+        if not self.is_response:
+            self.pairing.add_request(message)
+        elif message.is_interim():
+            return None
+        else:
+            self.pairing.add_response(message)
+        return message
 
 
-# TCP: from segments to the bytes of each direction, and from messages to exchanges.
-
-# Sequence number, minus the length, for the longer of two to come first; time, acknowledgement, flags, payload
-Waiting = tuple[int, int, float, int, int, bytes]
+# Pairing: from messages to pairs of a request and its response.
 
 
-def ahead(number: int, of: int) -> int:
-    """How far one sequence number is ahead of another, around the wrap."""
-    return ((number - of + HALF) & MASK) - HALF
+@dataclass(slots=True, eq=False)
+class Pairing:
+    """Pair the requests and responses of a connection. `pairs` collects the result, with None for what is missing.
+
+    `queue` holds the requests without a response, the oldest first. A response answers the oldest one when its head is
+    complete. LOST in the queue stands for an unknown number of requests: a response that finds it in front is not
+    paired. Most clients send a request only after the last response is complete. Of such a client, each request after
+    a response (see turn()) ends the exchanges before it and removes LOST. A client that sends a request while the queue
+    is not empty pipelines: from then on LOST stays, and so nothing behind it is paired until the connection ends.
+    """
+
+    # Pairs depend on the assumption that the client does not pipeline, because turn() has removed something from the
+    # queue, or because the start of the connection was not captured.
+    relied_on_turns: bool = False
+    pairs: list[tuple[Message | None, Message | None]] = field(default_factory=list)
+    queue: list[Message | None] = field(default_factory=list)  # None is LOST
+    memory: int = 0  # bytes of the messages that are not in a pair yet
+    signal: str = ""  # for the reader of requests: "stop", "tunnel", "no tunnel" or "no body"
+    pipelines: bool = False
+    may_be_answered: bool = False  # Lost responses may have answered the requests in the queue.
+    loss: str = "gap"  # the problem of a response that finds LOST
+
+    def add_request(self, request: Message) -> None:
+        """Add a request whose head is complete."""
+        self.memory += request.memory()
+        if self.queue == [None] and self.loss == "malformed":
+            self.may_be_answered = True  # The lost bytes can be a body that the head did not announce.
+        elif self.queue:
+            if self.may_be_answered or (self.relied_on_turns and not self.pipelines):
+                self._lose_front()
+            self.pipelines = True
+        self.queue.append(request)
+        if len(self.queue) > MAX_OPEN_REQUESTS:
+            self._lose_front()
+            self._report(self.queue.pop(1), None)
+
+    def add_response(self, response: Message) -> Message | None:
+        """Add a response whose head is complete. Return its request, or None if that is not known."""
+        request = self.queue[0] if self.queue else None
+        if response.is_interim():
+            return request
+        self.memory += response.memory()
+        if request:
+            del self.queue[0]
+            self.may_be_answered = False
+        elif self.queue:
+            response.add_problem(self.loss)
+        response.request = request
+        self._set_signal(request, response.start[1])
+        return request
+
+    def _set_signal(self, request: Message | None, status: bytes) -> None:
+        """Set the signal for what a response means for the next bytes of the client."""
+        if status == b"101":
+            self.signal = "stop"
+        elif request and request.start[0] == b"CONNECT":
+            self.signal = "tunnel" if status[:1] == b"2" else "no tunnel"
+        elif request and b"expect" in request.fields and not request.complete and not request.size:
+            self.signal = "no body"
+
+    def finish(self, response: Message) -> None:
+        """Report a response that is complete, with its request."""
+        self._report(response.request, response)
+
+    def lose_requests(self, problem: str) -> None:
+        """Note that an unknown number of requests could not be read."""
+        self.loss = problem
+        if self.may_be_answered:
+            self._lose_front()
+        elif self.queue and self.queue[-1] and self.queue[-1].complete and problem == "gap":
+            self.pipelines = True  # The missing bytes follow a complete request without a response.
+        if not self.queue or self.queue[-1]:
+            self.queue.append(None)
+
+    def lose_responses(self, problem: str) -> None:
+        """Note that an unknown number of responses could not be read. One request may still get its response."""
+        self.loss = problem
+        self.may_be_answered = bool(self.queue)
+        if len(self.queue) > 1:
+            self._lose_front()
+
+    def turn(self) -> None:
+        """Note that the client sends again after the server has sent, and that no response is incomplete."""
+        if self.pipelines or not (self.may_be_answered or None in self.queue):
+            return
+        self.relied_on_turns = True
+        requests = [request for request in self.queue if request]
+        self.queue = [] if self.may_be_answered else [*requests]
+        if self.may_be_answered:
+            self.may_be_answered = False
+            for request in requests:
+                self._report(request, None)
+
+    def close(self) -> None:
+        """Report the requests that have no response at the end of the connection."""
+        for request in self.queue:
+            self._report(request, None)
+        self.queue.clear()
+
+    def _lose_front(self) -> None:
+        if self.queue[0]:
+            self.queue.insert(0, None)
+
+    def _report(self, request: Message | None, response: Message | None) -> None:
+        self.memory -= (request.memory() if request else 0) + (response.memory() if response else 0)
+        if request or response:
+            self.pairs.append((request, response))
+
+
+# TCP: from segments to the bytes of each direction, in the order in which both ends saw them.
+
+MASK, HALF = 0xFFFFFFFF, 0x80000000  # Sequence numbers are counted modulo 2**32.
+UNKNOWN = -1  # a sequence number
+BODY_STATE = MessageReader._body
+
+# The fields are the sequence number, the negative length (the longer of two segments comes first), time,
+# acknowledgement, whether it is a FIN, payload, and the number of bytes that the snapshot length removed.
+OutOfOrder = tuple[int, int, float, int, bool, bytes, int]
+
+
+def distance(number: int, origin: int) -> int:
+    """Return how far a sequence number is ahead of another one (RFC 9293 section 3.4)."""
+    return ((number - origin + HALF) & MASK) - HALF
 
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One direction of a connection. Its sequence numbers count on where those on the wire begin anew."""
+    """One direction of a connection. The sequence numbers here do not wrap, as those on the wire do."""
 
-    connection: "Connection"
+    conversation: "Conversation"
     key: bytes
-    parser: Parser
-    next: int = UNKNOWN  # the sequence number to come
+    reader: MessageReader
+    next: int = UNKNOWN  # the next sequence number in order
     isn: int = UNKNOWN
     acked: int = UNKNOWN  # by the other side
-    ended: int = 0  # by these flags
-    waiting: list[Waiting] = field(default_factory=list)
+    has_fin: bool = False
+    is_reset: bool = False
+    out_of_order: list[OutOfOrder] = field(default_factory=list)  # a heap
     peer: "Stream" = field(init=False)
 
+    def push(self, segment: OutOfOrder) -> None:
+        heapq.heappush(self.out_of_order, segment)
+        self.conversation.waiting_segments += 1
+        self.conversation.waiting_bytes += len(segment[5])
 
-class Connection:
-    """Both directions. What a segment acknowledges is let through before it, so that a response finds its request.
+    def pop(self, ignore_ack: bool) -> OutOfOrder | None:
+        """Return the next segment in order. It waits until the bytes that it acknowledges have passed."""
+        while self.out_of_order:
+            seq, minus_size, _, ack, is_fin, data, _ = self.out_of_order[0]
+            is_new = seq - minus_size + is_fin > self.next
+            if is_new and (seq > self.next or (ack > self.peer.next and not ignore_ack)):
+                return None
+            segment = heapq.heappop(self.out_of_order)
+            self.conversation.waiting_segments -= 1
+            self.conversation.waiting_bytes -= len(data)
+            if is_new:
+                return segment
+        return None
 
-    Bytes are given up for lost when they are acknowledged and do not come. How many messages were in them nobody knows,
-    and so it is in `doubt` which response answers which request: both wait. Where no pipelining was seen, the server
-    has answered when the client goes on; one request and one response then belong together, the lost ones included.
-    Where it was, that is never known before the connection's end; there they belong together in order if they are as
-    many, and only once something was lost. What does not is told alone.
+    def gap(self, is_forced: bool) -> int:
+        """Return how many missing bytes count as lost: those that the other side has acknowledged, or all if forced.
+
+        The gap ends where the other side's next segment acknowledges it, so that this segment keeps its place.
+        """
+        missing = self.out_of_order[0][0] - self.next if self.out_of_order else ENDLESS
+        size = missing if is_forced and self.out_of_order else min(missing, self.acked - self.next)
+        needed = self.peer.out_of_order[0][3] - self.next if self.peer.out_of_order else 0
+        return min(size, needed) if needed > 0 else size
+
+
+class Conversation:
+    """A connection: both streams, their readers, and the pairing.
+
+    A segment passes when every byte that it acknowledges has passed. So a response comes after its request, even if the
+    capture shows them in another order. Missing bytes become a gap when the other side has acknowledged them.
     """
 
-    def __init__(self, analyzer: "HTTPAnalyzer", key: bytes) -> None:
-        self.analyzer = analyzer
-        self.requests: list[Message] = []  # not answered yet
-        self.responses: list[Message] = []  # in doubt to what
-        self.closed = self.doubt = False
-        self.seen = 0.0
-        self.pipelined = False  # a request has come before the last was answered
-        self.blurred = False  # the server's last bytes are lost: before or after what the client says next
-        self.assumed = False  # a doubt has ended because no pipelining was seen
-        self.losses = 0  # since there is doubt
-        self.waiting = self.early = 0  # segments, and bytes in them
+    def __init__(self, key: bytes, store: BodyStore | None, has_start: bool) -> None:
+        self.pairing = Pairing(relied_on_turns=not has_start)
         half = len(key) // 2 - 2
         back = key[half : 2 * half] + key[:half] + key[-2:] + key[-4:-2]
-        self.streams = [Stream(self, each, Parser(self)) for each in (key, back)]  # the client's comes first
-        self.last, other = self.streams
+        self.streams = [Stream(self, each, MessageReader(self.pairing, store)) for each in (key, back)]  # client first
+        self.last, other = self.streams  # the stream that sent last
         self.last.peer, other.peer = other, self.last
+        self.is_identified = False  # It is known which stream is the client's.
+        self.foreign = ""  # the name of the other protocol that the connection carries
+        self.closed = False
+        self.is_reset = False  # by a RST, until it is known whether both ends accept it
+        self.reset_at = 0.0
+        self.seen = 0.0  # the time of the last packet
+        self.kept = 0  # bytes of memory that were counted for this connection
+        self.waiting_segments = self.waiting_bytes = 0  # out of order
 
-    def held(self) -> int:
-        """Bytes in memory."""
-        messages = sum(len(each.block) + MESSAGE_BYTES for each in self.requests + self.responses)
-        rests = sum(len(stream.parser.rest) for stream in self.streams)
-        return self.early + self.waiting * SEGMENT_BYTES + messages + rests
+    def memory(self) -> int:
+        """Return the bytes of memory that depend on the peers' data."""
+        first, second = self.streams
+        pending = len(first.reader.pending) + len(second.reader.pending)
+        return self.waiting_bytes + self.waiting_segments * SEGMENT_BYTES + self.pairing.memory + pending
 
-    def arrive(self, stream: Stream, time: float, seq: int, ack: int, flags: int, data: bytes) -> None:
-        """Any segment but a plain one in order."""
+    def receive(self, stream: Stream, time: float, seq: int, ack: int, flags: int, data: bytes, cut: int) -> None:
+        """Take any segment of the connection. cut: the bytes that the snapshot length removed from its end."""
         peer = stream.peer
         if flags & SYN:
             stream.isn, seq = seq, seq + 1 & MASK
@@ -585,187 +1111,173 @@ class Connection:
             stream.next = seq
         if peer.next == UNKNOWN and flags & ACK:
             peer.next = ack
-        seq = stream.next + ahead(seq, stream.next)
-        ack = peer.next + ahead(ack, peer.next) if flags & ACK else UNKNOWN
+        seq = stream.next + distance(seq, stream.next)
+        ack = peer.next + distance(ack, peer.next) if flags & ACK else UNKNOWN
+        size, is_fin = len(data) + cut, flags & FIN > 0
+        if flags & RST:
+            self._reset(stream, time, seq)
+            return
+        if stream.is_reset and (seq + size > stream.next or ack > peer.next):
+            self.is_reset = stream.is_reset = False  # Its sender continues, and so the RST was not accepted.
         peer.acked = max(peer.acked, ack)
-        if (data or flags & (FIN | RST)) and seq + len(data) >= stream.next:
-            heapq.heappush(stream.waiting, (seq, -len(data), time, ack, flags, data))
-            self.waiting += 1
-            self.early += len(data)
-            self.analyzer.kept += len(data) + SEGMENT_BYTES
+        if (size or is_fin) and seq + size >= stream.next:
+            stream.push((seq, -size, time, ack, is_fin, data, cut))
         self.advance(time)
 
-    def advance(self, time: float, at_last: bool = False) -> None:
-        """Let through what has its turn, and give up for lost what must be."""
-        while self.waiting and not self.closed:
-            if any(self._let_through(stream) for stream in self.streams):
-                continue
-            if not self.waiting:
-                return
-            first = min(stream.waiting[0][2] for stream in self.streams if stream.waiting)
-            over = at_last or self.early > MAX_WAITING[0] or self.waiting > MAX_WAITING[1]
-            late = over or self.waiting > GRACE or time - first > GRACE_S
-            if not late or not self._give_up(over):
+    def _reset(self, stream: Stream, time: float, seq: int) -> None:
+        """Accept a RST inside the window only (RFC 5961 section 3.2); the captured bytes stand for the window."""
+        ends = [each[0] - each[1] for each in stream.out_of_order]
+        if stream.next <= seq <= max(stream.next, stream.acked, *ends):
+            self.is_reset = stream.is_reset = True
+            self.reset_at = time
+
+    def advance(self, time: float) -> None:
+        """Pass on the segments that are in order. After a grace period, declare missing bytes lost."""
+        if self.is_reset:
+            if time - self.reset_at > GRACE_S:
+                self.close()
+            return
+        while self.waiting_segments and not self.closed:
+            if not self._pass_in_order() and not (self._is_late(time) and self._skip_gap(self._is_full())):
                 return
 
-    def _let_through(self, stream: Stream, anyway: bool = False) -> bool:
+    def _is_full(self) -> bool:
+        return self.waiting_bytes > MAX_OUT_OF_ORDER_BYTES or self.waiting_segments > MAX_OUT_OF_ORDER_SEGMENTS
+
+    def _is_late(self, time: float) -> bool:
+        if self.waiting_segments == 0:
+            return False
+        first = min(stream.out_of_order[0][2] for stream in self.streams if stream.out_of_order)
+        return self.waiting_segments > GRACE_SEGMENTS or time - first > GRACE_S or self._is_full()
+
+    def _pass_in_order(self, ignore_ack: bool = False) -> bool:
+        """Pass on the segments that are in order. Return whether there were any."""
         moved = False
-        while stream.waiting:
-            seq, _, time, ack, flags, data = stream.waiting[0]
-            fresh = seq + len(data) + (flags & (FIN | RST) > 0) > stream.next
-            if fresh and (seq > stream.next or (ack > stream.peer.next and not anyway)):
-                break
-            heapq.heappop(stream.waiting)
-            self.waiting -= 1
-            self.early -= len(data)
-            if fresh:
+        for stream in self.streams:
+            while segment := stream.pop(ignore_ack):
+                self._pass(stream, segment)
                 moved = True
-                self._pass(stream, time, data[stream.next - seq :], flags)
         return moved
 
-    def _pass(self, stream: Stream, time: float, data: bytes, flags: int) -> None:
-        if data and not stream.ended:
-            self.proceed(stream, len(data))
-            stream.parser.feed(time, data)
-        if flags & (FIN | RST):
-            stream.next += flags & FIN
-            stream.ended = flags
-            stream.parser.eof(not flags & RST)
-            if flags & RST or stream.peer.ended:
+    def _pass(self, stream: Stream, segment: OutOfOrder) -> None:
+        seq, _, time, _, is_fin, data, cut = segment
+        data = data[stream.next - seq :] if seq < stream.next else data
+        cut = min(cut, seq - segment[1] - stream.next)
+        if data and not stream.has_fin:
+            self.deliver(stream, time, data)
+        if cut and not stream.has_fin:
+            self._lose(stream, cut, "snapshot length")
+        if is_fin:
+            stream.next += 1
+            stream.has_fin = True
+            stream.reader.end(is_clean=True)
+            if stream.peer.has_fin:
                 self.close()
 
-    def proceed(self, stream: Stream, size: int) -> None:
-        """When the other side spoke last: a client that has read all there is goes on, or a server answers."""
-        stream.next += size
-        if stream.parser.answers:
-            self.blurred = False
+    def deliver(self, stream: Stream, time: float, data: bytes) -> None:
+        """Pass bytes in order to the reader of a stream."""
+        stream.next += len(data)
         if self.last is not stream:
-            self.last = stream
-            stream.parser.resume()
-            if stream.parser.answers is False:
-                stream.peer.parser.bodiless()
-                if self.doubt and not stream.peer.parser.message:
-                    self._settle(False)
+            self._change_sender(stream)
+        if not self.is_identified:
+            self._check_protocol(data)
+        stream.reader.feed(time, data)
+        if not self.is_identified and stream.reader.is_response is not None:
+            self._identify(stream)
+        if self.pairing.signal:
+            self._obey_signal()
 
-    def _give_up(self, over: bool) -> bool:
-        """Pass over a gap, of the side whose turn it was; not past what the other side answered next."""
-        for stream in self.streams[:: -1 if self.requests else 1]:
-            gap = stream.waiting[0][0] - stream.next if stream.waiting else ENDLESS
-            size = gap if over and stream.waiting else min(gap, stream.acked - stream.next)
-            needed = stream.peer.waiting[0][3] - stream.next if stream.peer.waiting else 0
-            size = min(size, needed) if needed > 0 else size
+    def _change_sender(self, stream: Stream) -> None:
+        """Note that a stream sends after the other one."""
+        self.last = stream
+        stream.peer.reader.settle()
+        stream.reader.expect_start_line()
+        if stream.reader.is_response is False and not stream.peer.reader.is_inside_message():
+            self.pairing.turn()
+
+    def _check_protocol(self, data: bytes) -> None:
+        for name, pattern in OTHER_PROTOCOLS.items():
+            if pattern.match(data) and not self.foreign:
+                self.foreign = name
+                self._stop_readers()
+
+    def _identify(self, stream: Stream) -> None:
+        """Set the roles of both streams: one reader has found a message."""
+        is_response = stream.reader.is_response is True
+        stream.peer.reader.set_role(not is_response)
+        self.streams.sort(key=lambda each: each.reader.is_response is True)
+        self.is_identified = True
+
+    def _obey_signal(self) -> None:
+        """Switch the readers to another protocol, or end a request without its body."""
+        signal, self.pairing.signal = self.pairing.signal, ""
+        requests = self.streams[0].reader
+        if signal == "stop":
+            self._stop_readers()
+        elif signal == "tunnel":
+            requests.enter_tunnel()
+        elif signal == "no tunnel":
+            requests.resume()
+        else:
+            requests.skip_body()
+
+    def _stop_readers(self) -> None:
+        for stream in self.streams:
+            stream.reader.stop()
+
+    def _lose(self, stream: Stream, size: int, problem: str) -> None:
+        stream.next += size
+        if self.last is not stream:
+            self._change_sender(stream)
+        stream.reader.gap(size, problem)
+        if stream.peer.reader.is_after_gap and stream.reader.is_response is False:
+            self.pairing.turn()  # The order of the two gaps is not known: the lost request may have been answered.
+        if self.pairing.signal:
+            self._obey_signal()
+
+    def _skip_gap(self, is_forced: bool) -> bool:
+        """Declare missing bytes lost, first those of the side that must send now. Return whether it helped."""
+        first = self.last if self.last.reader.is_inside_message() else self.last.peer
+        for stream in (first, first.peer):
+            size = stream.gap(is_forced)
             if size > 0:
-                self.proceed(stream, size)
-                stream.parser.gap(size)
-                self.blurred |= stream.parser.answers is True
+                self._lose(stream, size, "gap")
                 return True
-        return any(self._let_through(stream, anyway=True) for stream in self.streams)
+        return self._pass_in_order(ignore_ack=True)
 
     def close(self) -> None:
-        """Say what there is to say: nothing follows."""
-        self.advance(0.0, at_last=True)
+        """End the connection: report what is incomplete."""
+        while self.waiting_segments and not self.is_reset and not self.closed:
+            if not self._pass_in_order() and not self._skip_gap(is_forced=True):
+                break
+        if self.closed:
+            return
         self.closed = True
         for stream in self.streams:
-            stream.parser.eof(stream.ended & FIN > 0)
-        self._settle(True)
+            stream.reader.end(is_clean=stream.has_fin)
+            stream.out_of_order.clear()
+        self.waiting_segments = self.waiting_bytes = 0
+        self.pairing.close()
 
-    def know(self, parser: Parser, answers: bool) -> None:
-        """Who is the client: the bytes tell."""
-        self.streams.sort(key=lambda stream: (stream.parser is parser) == answers)
-        for stream, answers in zip(self.streams, (False, True), strict=True):
-            stream.parser.answers = answers
-        if self.streams[0].parser.lost:
-            lost = Message(self.streams[0].parser.time)
-            self.request_begins(lost)
-            self.loses(lost, False)
 
-    def recognise(self, data: bytes) -> None:
-        name = "TLS" if data[:2] == b"\x16\x03" else "HTTP/2" if data.startswith(b"PRI * HTTP/2.0\r\n") else ""
-        if name:
-            log.info("%s and %s speak %s, which is not read here", *ends_of(self.last.key), name)
-            self.ignore()
+# Exchanges: from pairs to values that can be printed.
 
-    def ignore(self) -> None:
-        for stream in self.streams:
-            stream.parser.state = None
-
-    def request_begins(self, message: Message) -> bool:
-        """Whether it has no body for sure."""
-        if self.requests and not self.pipelined and (self.requests[-1].first or not self.blurred):
-            self.pipelined = True
-            if self.assumed:  # and wrongly so: more may be under way than is known
-                self.doubt, self.losses = True, 2
-        self.requests.append(message)
-        self.analyzer.kept += len(message.block) + MESSAGE_BYTES
-        message.switches = message.first[:1] == (b"CONNECT",)
-        return message.switches
-
-    def response_begins(self, message: Message) -> bool:
-        """Whether it has no body for sure (RFC 9112 section 6.3)."""
-        asked = self.requests[0].first if self.requests and not self.doubt else ()
-        method, status = asked[0] if asked else b"", message.first[1]
-        message.unsure = not asked
-        message.switches = status == b"101" or (method == b"CONNECT" and status[:1] == b"2")
-        return message.switches or method == b"HEAD" or status in (b"204", b"304")
-
-    def response_ends(self, message: Message) -> None:
-        if self.doubt:
-            self.responses.append(message)
-            self.analyzer.kept += len(message.block) + MESSAGE_BYTES
-        else:
-            self._tell(self.requests.pop(0) if self.requests else None, message)
-        if message.switches:
-            self.ignore()
-
-    def loses(self, message: Message, answers: bool) -> None:
-        """Of a message nobody knows where it ends."""
-        self.losses = self.losses + 1 if self.doubt else 1
-        self.doubt |= bool(self.requests) and not (answers and message.first)
-        if answers:
-            self.response_ends(message)
-        self.doubt |= bool(self.requests)
-
-    def limit(self) -> None:
-        """Of too many that wait, say what there is to say; what belongs together will not be sure any more."""
-        if len(self.requests) + len(self.responses) > MAX_PENDING:
-            self.losses = 2
-            self._settle(True)
-            self.doubt, self.losses = True, 2
-
-    def _settle(self, at_last: bool) -> None:
-        """End the doubt, if that can be."""
-        if self.doubt and self.pipelined and not at_last:
-            return
-        self.assumed |= self.doubt
-        requests, responses = self.requests, self.responses
-        if len(requests) != len(responses):
-            responses = [response for response in responses if response.first]  # a lost one may have been interim
-        pairs: Iterable[tuple[Message | None, Message | None]]
-        if len(requests) == len(responses) and (self.losses == 1 if self.pipelined else len(requests) == 1):
-            pairs = zip(requests, responses, strict=True)
-        else:
-            pairs = [(request, None) for request in requests] + [(None, response) for response in self.responses]
-        self.requests, self.responses, self.doubt, self.losses = [], [], False, 0
-        for request, response in pairs:
-            self._tell(request, response)
-
-    def _tell(self, request: Message | None, response: Message | None) -> None:
-        problems = (request.problems if request else ()) + (response.problems if response else ())
-        request = request if request and request.first else None
-        response = response if response and response.first else None
-        if request or response:
-            key, headers = self.streams[0].key, self.analyzer.headers
-            self.analyzer.found.append(exchange(key, request, response, problems, headers))
+TEXT_CHARSET = re.compile(
+    r"utf-?(?:8|16(?:le|be)?)|us-ascii|iso-8859-\d+|windows-125\d|gb\w+|big5|shift_jis|euc-\w+|koi8-\w"
+)
+CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w-]+)", re.IGNORECASE)
+ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
+MAX_CODINGS = 3  # content codings that are removed from one body
 
 
 @lru_cache(4_096)
-def ends_of(key: bytes) -> tuple[str, str]:
-    """Both addresses with their ports."""
+def endpoints(key: bytes) -> tuple[str, str]:
+    """Return the addresses of client and server with their ports."""
     half = len(key) // 2 - 2
     family = socket.AF_INET if half == 4 else socket.AF_INET6
-    hosts, ports = (socket.inet_ntop(family, key[at : at + half]) for at in (0, half)), struct.unpack("!HH", key[-4:])
-    client, server = map(format_address, zip(hosts, ports, strict=True))
-    return client, server
+    hosts = socket.inet_ntop(family, key[:half]), socket.inet_ntop(family, key[half : 2 * half])
+    client_port, server_port = struct.unpack("!HH", key[-4:])
+    return format_address((hosts[0], client_port)), format_address((hosts[1], server_port))
 
 
 def format_address(address: tuple[Any, ...]) -> str:
@@ -774,178 +1286,310 @@ def format_address(address: tuple[Any, ...]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def headers_of(message: Message) -> tuple[tuple[str, str], ...]:
-    return tuple((text_of(name), text_of(value)) for name, value in lines_of(message.block))
+def request_url(method: str, target: str, authority: str) -> str:
+    """Return the URL of a request (RFC 9112 section 3.3)."""
+    if target.startswith("/"):
+        return f"http://{authority}{target}"
+    if method == "CONNECT" or ABSOLUTE.match(target):
+        return target
+    return f"http://{authority}" + ("" if target == "*" else f"/{target}")
 
 
-@lru_cache(32)
-def asked_for(first: tuple[bytes, ...], block: bytes, server: str) -> tuple[str | None, ...]:
-    """What a request says: method, URL, host, target, version, user agent."""
-    fields, _ = fields_of(block)
-    host, agent = (text_of(fields[name]) if name in fields else None for name in (b"host", b"user-agent"))
-    method, target, version = map(text_of, first)
-    if absolute := ABSOLUTE.match(target):
-        url, host = target, absolute[1]  # and the field does not count (RFC 9112 section 3.2.2)
-    elif method == "CONNECT":
-        url = target
-    else:
-        path = "" if target == "*" else target if target.startswith("/") else f"/{target}"
-        url = f"http://{host or server}{path}"
-    return method, url, host, target, version, agent
+def header_lines(message: Message | None) -> tuple[tuple[str, str], ...] | None:
+    if message is None:
+        return None
+    lines = FIELD.findall(unfold(message.head))
+    return tuple((decode_text(name), decode_text(value.rstrip())) for name, value in lines)
 
 
-@lru_cache(32)
-def answered(first: tuple[bytes, ...], block: bytes) -> tuple[str, int, str, str | None]:
-    """What a response says: version, status, reason, content type."""
-    kind = fields_of(block)[0].get(b"content-type")
-    return text_of(first[0]), int(first[1]), text_of(first[2] or b""), None if kind is None else text_of(kind)
+def field_text(message: Message, name: bytes) -> str | None:
+    value = message.fields.get(name)
+    return None if value is None else decode_text(value)
 
 
-def exchange(
-    key: bytes, request: Message | None, response: Message | None, problems: tuple[str, ...], headers: bool
-) -> Exchange:
-    client, server = ends_of(key)
-    begun = request.time if request else response.time if response else 0.0
-    method = url = host = target = version = agent = status = reason = kind = first_byte = took = None
-    if response:
-        version, status, reason, kind = answered(response.first, response.block)
-        if request:
-            first_byte, took = response.time - begun, response.end - begun
-            if first_byte < 0 or took < 0:  # a clock may go back
-                first_byte = took = 0.0
-    else:
-        problems += ("no response",)
+def make_exchange(key: bytes, request: Message | None, response: Message | None, headers: bool) -> Exchange:
+    """Return the exchange of a request and its response, of which one may be None."""
+    client, server = endpoints(key)
+    method = url = host = target = version = agent = status = reason = kind = ttfb_s = duration_s = None
+    problems = (request.problems if request else ()) + (response.problems if response else ())
+    begin = request or response
+    time = begin.time if begin else 0.0
     if request:
-        method, url, host, target, version, agent = asked_for(request.first, request.block, server)
+        method, target, version = map(decode_text, request.start)
+        host, agent = field_text(request, b"host"), field_text(request, b"user-agent")
+        if not target.startswith("/") and (absolute := ABSOLUTE.match(target)):
+            host = absolute[1]  # The Host field does not count (RFC 9112 section 3.2.2).
+        url = request_url(method, target, host or server)
     else:
         problems += ("no request",)
+    if response:
+        version, status = version or decode_text(response.start[0] or b"1.0"), int(response.start[1])
+        reason, kind = decode_text(response.start[2] or b""), field_text(response, b"content-type")
+        if request:  # The clock of the capture may go backwards.
+            ttfb_s, duration_s = max(response.time - time, 0.0), max(response.end - time, 0.0)
+    else:
+        problems += ("no response",)
     return Exchange(
-        begun, client, server, method, url, host, target, version, status, reason,
-        request.size if request else None, response.size if response else None, kind, agent, first_byte, took,
+        time, client, server, method, url, host, target, version, status, reason,
+        request.size if request else None, response.size if response else None, kind, agent, ttfb_s, duration_s,
         tuple(dict.fromkeys(problems)) if problems else (),
-        headers_of(request) if headers and request else None,
-        headers_of(response) if headers and response else None,
+        header_lines(request) if headers else None,
+        header_lines(response) if headers else None,
     )  # fmt: skip
 
 
-BODY = Parser._body
-NOTHING: list[Exchange] = []
+def make_body(message: Message | None, limit: int) -> Body | None:
+    """Return the body of a message, decoded to at most `limit` bytes; None if there is none."""
+    if message is None or not message.size:
+        return None
+    data, is_cut = bytes(message.body), message.is_cut
+    codings = message.fields.get(b"content-encoding", b"").lower().replace(b",", b" ").split()
+    for coding in reversed(codings[-MAX_CODINGS:]):
+        decoded = remove_coding(coding.decode("latin-1"), data, limit + 1)
+        if decoded is None:
+            return Body(data, None, is_cut)
+        data = decoded
+    is_cut |= len(data) > limit
+    return Body(data[:limit], decode_body_text(data[:limit], message, is_cut), is_cut)
+
+
+def decode_body_text(data: bytes, message: Message, is_cut: bool) -> str | None:
+    """Return the body as text, in the charset of its content type or else in UTF-8; None if it is not text."""
+    match = CHARSET.search(field_text(message, b"content-type") or "")
+    charset = match[1].lower() if match else "utf-8"
+    if not TEXT_CHARSET.fullmatch(charset):
+        charset = "utf-8"
+    with contextlib.suppress(ValueError, LookupError):
+        text = codecs.getincrementaldecoder(charset)().decode(data, final=not is_cut)
+        return None if "\0" in text else text
+    return None
+
+
+def remove_coding(coding: str, data: bytes, limit: int) -> bytes | None:
+    """Remove a content coding (RFC 9110 section 8.4.1). Return at most `limit` bytes; None if that is not possible."""
+    decode = CODINGS.get(coding)
+    try:
+        return decode(data, limit) if decode else None
+    except (ImportError, ValueError, zlib.error, EOFError):
+        return None
+    except Exception as error:  # The classes of brotli's and zstandard's errors are not known here.
+        log.debug("cannot decode %s: %s", coding, error)
+        return None
+
+
+def inflate(data: bytes, limit: int) -> bytes:
+    """Decode gzip (also of several members) and deflate, with zlib's header or, as some servers send it, without."""
+    decoded = b""
+    while data and len(decoded) < limit:
+        raw = data[:1] != b"\x1f" and (data[0] & 15 != 8 or int.from_bytes(data[:2].ljust(2)) % 31)
+        decoder = zlib.decompressobj(-15 if raw else 47)
+        decoded += decoder.decompress(data, limit - len(decoded))
+        data = decoder.unused_data
+    return decoded
+
+
+def unbrotli(data: bytes, limit: int) -> bytes:
+    return bytes(importlib.import_module("brotli").Decompressor().process(data, output_buffer_limit=limit))[:limit]
+
+
+def unzstd(data: bytes, limit: int) -> bytes:
+    return bytes(importlib.import_module("zstandard").ZstdDecompressor().stream_reader(data).read(limit))
+
+
+CODINGS: dict[str, Callable[[bytes, int], bytes]] = {
+    **dict.fromkeys(("gzip", "x-gzip", "deflate"), inflate),
+    "identity": lambda data, limit: data[:limit],
+    "br": unbrotli,
+    "zstd": unzstd,
+}
 
 
 class HTTPAnalyzer:
-    """Frames in, exchanges out. headers: whether they carry all header lines, too.
+    """Frames in, exchanges out.
 
-    dropped: connections forgotten because there were too many, or too much of them to keep.
+    If headers is True, exchanges have all header lines. If bodies is True, they have the bodies, each of at most
+    max_body_bytes.
     """
 
-    def __init__(self, *, headers: bool = False) -> None:
-        self.headers = headers
-        self.dropped = 0
-        self.kept = 0  # bytes, since it was looked how many are held
-        self.found: list[Exchange] = []
-        self._swept = 0.0
-        self._fragments = Fragments()
+    def __init__(self, *, headers: bool = False, bodies: bool = False, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        self.dropped = 0  # connections that were dropped because of MAX_CONNECTIONS or MAX_KEPT_BYTES
+        self.cut_frames = 0  # frames whose TCP payload was cut by the snapshot length
+        self.foreign = Counter[str]()  # connections by the other protocol that they carry
+        self._headers = headers
+        self._max_body_bytes = max_body_bytes
+        self._store = BodyStore(max_body_bytes) if bodies else None
+        self._frames = FrameReader()
+        self._segment = self._frames.segment
+        self._found: list[Exchange] = []
+        self._now = self._swept = 0.0
+        self._kept = 0  # bytes of memory that depend on the peers' data
         self._streams: dict[bytes, Stream] = {}
-        self._connections: OrderedDict[Connection, None] = OrderedDict()  # the one silent for longest comes first
+        # In the order of the last packet. The second one holds those that wait for missing bytes, or after a RST.
+        self._conversations: OrderedDict[Conversation, None] = OrderedDict()
+        self._waiting: OrderedDict[Conversation, float] = OrderedDict()
+
+    @property
+    def unread(self) -> Counter[str]:
+        """Return how many frames could not be read, by the reason."""
+        return self._frames.unread
 
     def feed(self, time: float, linktype: int, frame: bytes) -> list[Exchange]:
-        """The exchanges that end with this frame. time: epoch seconds. linktype: tcpdump.org/linktypes.html."""
-        segment = segment_of(linktype, frame, self._fragments)
+        """Return the exchanges that end with this frame (epoch seconds; link types of tcpdump.org/linktypes.html)."""
+        segment = self._segment(linktype, frame)
         if segment is None:
-            return NOTHING
-        key, seq, ack, flags, data = segment
-        stream, special = self._streams.get(key), flags & 7  # FIN, SYN or RST
-        if not data and not special and (stream is None or not stream.connection.waiting):
-            return NOTHING
-        if stream is None or flags & SYN or stream.connection.closed:
-            if not data and not flags & SYN:
-                return NOTHING
-            stream = self._open(stream, key, seq, flags)
-            if stream is None:
-                return NOTHING
-        connection = stream.connection
-        if time - connection.seen > GRACE_S:
-            connection.seen = time
-            self._connections.move_to_end(connection)
-            if not 0 <= time - self._swept <= GRACE_S:
-                self._sweep(time)
-        if seq == stream.next & MASK and ack == stream.peer.next & MASK and not special and not connection.waiting:
-            parser, size = stream.parser, len(data)
-            if parser.left > size and parser.state is BODY and parser.message and parser.message.size:
-                stream.next += size  # the short way for most bytes
-                parser.left -= size
-                parser.message.size += size
-                return NOTHING
-            connection.proceed(stream, size)
-            parser.feed(time, data)
-        elif not connection.closed:
-            connection.arrive(stream, time, seq, ack, flags, data)
-        if connection.pipelined or connection.doubt:
-            connection.limit()
-        if self.kept > MAX_HELD_BYTES:
-            self._thin()
-        return self._take() if self.found else NOTHING
+            return []
+        key, seq, ack, flags, data, cut = segment
+        stream = self._streams.get(key)
+        if stream is None or flags & SYN or stream.conversation.closed:
+            stream = self._open(stream, key, seq, flags) if data or cut or flags & SYN else None
+        if stream is None:
+            return []
+        conversation = stream.conversation
+        self._now = max(self._now, time)
+        if self._now - conversation.seen > TICK_S:
+            self._touch(conversation)
+        if flags & (FIN | SYN | RST) or cut or conversation.waiting_segments or conversation.is_reset:
+            self._receive(stream, time, segment)
+        elif data:
+            reader, size = stream.reader, len(data)
+            if seq != stream.next & MASK or ack != stream.peer.next & MASK:
+                self._receive(stream, time, segment)
+            elif size < reader.left and reader.counting and conversation.last is stream:
+                stream.next += size  # the short way for most segments: only count the bytes
+                reader.left -= size
+                reader.message.size += size  # type: ignore[union-attr]
+                reader.time = time
+            else:
+                conversation.deliver(stream, time, data)
+                self._update(conversation)
+        return self._take() if self._found else []
+
+    def _receive(self, stream: Stream, time: float, segment: Segment) -> None:
+        """Pass on a segment that is not the next one in order."""
+        conversation, (_, seq, ack, flags, data, cut) = stream.conversation, segment
+        if conversation.closed:
+            return
+        self.cut_frames += cut > 0
+        conversation.receive(stream, time, seq, ack, flags, data, cut)
+        if conversation.waiting_segments or conversation.is_reset:
+            self._waiting[conversation] = self._now
+            self._waiting.move_to_end(conversation)
+        self._update(conversation)
 
     def sweep(self, time: float) -> list[Exchange]:
-        """The exchanges that end because nothing came for a while. time: epoch seconds, now."""
-        self._sweep(time)
+        """Return the exchanges that end because no packet came for a while. time: epoch seconds, now."""
+        self._now = max(self._now, time)
+        self._sweep()
         return self._take()
-
-    def _sweep(self, time: float) -> None:
-        self._swept = time
-        for connection in [*self._connections]:
-            if connection.seen < time - IDLE_S:
-                self._forget(connection)
-            elif connection.waiting:
-                connection.advance(time)
 
     def flush(self) -> list[Exchange]:
-        """The rest: the capture is over."""
-        while self._connections:
-            self._forget(next(iter(self._connections)))
+        """Return the exchanges that are not complete: the capture has ended."""
+        while self._conversations:
+            self._drop(next(iter(self._conversations)))
         return self._take()
 
+    def notes(self) -> Counter[str]:
+        """Return what could not be read so far: sentences without their first word, which is the count."""
+        notes = Counter({f"frames {kind} not read": count for kind, count in self.unread.items()})
+        notes += Counter({f"connections with {name} not read": count for name, count in self.foreign.items()})
+        notes["frames were cut by the snapshot length: capture with tcpdump -s 0"] = self.cut_frames
+        notes["connections were dropped: they were too many, or kept too much memory"] = self.dropped
+        return +notes
+
     def _take(self) -> list[Exchange]:
-        found, self.found = self.found, []
+        found, self._found = self._found, []
         return found
 
-    def _open(self, stream: Stream | None, key: bytes, seq: int, flags: int) -> Stream | None:
-        """The stream of a segment that may be a connection's first: ports are used again, and segments come twice.
+    def _touch(self, conversation: Conversation) -> None:
+        """Note that a connection is active. This happens at most once per TICK_S and connection."""
+        conversation.seen = self._now
+        self._conversations.move_to_end(conversation)
+        if self._now - self._swept > TICK_S:
+            self._sweep()
 
-        None: a SYN out of the blue, which anybody can send; the server's answer will tell (RFC 5961 section 4).
+    def _sweep(self) -> None:
+        """Drop the idle connections, and declare the missing bytes of waiting ones lost."""
+        self._swept = self._now
+        while self._conversations:
+            oldest = next(iter(self._conversations))
+            if oldest.seen >= self._now - IDLE_S:
+                break
+            self._drop(oldest)
+        while self._waiting:
+            conversation, since = next(iter(self._waiting.items()))
+            if since >= self._now - GRACE_S:
+                break
+            del self._waiting[conversation]
+            conversation.advance(self._now)
+            self._update(conversation)
+
+    def _update(self, conversation: Conversation) -> None:
+        """Collect the pairs of a connection, and count the memory that it needs."""
+        if conversation.pairing.pairs:
+            self._collect(conversation)
+        memory = conversation.memory()
+        if memory != conversation.kept:
+            self._kept += memory - conversation.kept
+            conversation.kept = memory
+            while self._kept > MAX_KEPT_BYTES:
+                self._drop_oldest()
+
+    def _collect(self, conversation: Conversation) -> None:
+        pairs, conversation.pairing.pairs = conversation.pairing.pairs, []
+        for request, response in pairs:
+            exchange = make_exchange(conversation.streams[0].key, request, response, self._headers)
+            self._found.append(self._with_bodies(exchange, request, response) if self._store else exchange)
+
+    def _with_bodies(self, exchange: Exchange, request: Message | None, response: Message | None) -> Exchange:
+        bodies = make_body(request, self._max_body_bytes), make_body(response, self._max_body_bytes)
+        for message in (request, response):
+            if message and self._store:
+                self._store.release(message)
+        problems = exchange.problems
+        if any(body and body.is_cut for body in bodies):
+            problems += ("body cut",)
+        return exchange._replace(problems=problems, request_body=bodies[0], response_body=bodies[1])
+
+    def _open(self, stream: Stream | None, key: bytes, seq: int, flags: int) -> Stream | None:
+        """Return the stream of a segment that may be the first one of a connection: ports are used again.
+
+        Return None for a SYN that does not belong to the open connection. Anyone can send it; the server's answer
+        will show whether it is real (RFC 5961 section 4).
         """
         if stream:
-            behind = ahead(stream.next, seq)
-            again = seq == stream.isn if stream.isn != UNKNOWN else 0 <= behind < MAX_WAITING[0]
-            if (again or stream.next == UNKNOWN) if flags & SYN else -MAX_WAITING[0] < behind < REUSE_BYTES:
+            behind = distance(stream.next, seq)
+            is_repeated = seq == stream.isn if stream.isn != UNKNOWN else 0 <= behind < MAX_OUT_OF_ORDER_BYTES
+            if flags & SYN:
+                is_same = is_repeated or stream.next == UNKNOWN
+            else:
+                is_same = -MAX_OUT_OF_ORDER_BYTES < behind < REUSE_BYTES
+            if is_same:
                 return stream
-            if flags & (SYN | ACK) == SYN and not stream.connection.closed and stream.peer.isn != UNKNOWN:
+            if flags & (SYN | ACK) == SYN and not stream.conversation.closed and stream.peer.isn != UNKNOWN:
                 return None
-            self._forget(stream.connection)
-        if len(self._connections) >= MAX_CONNECTIONS:
-            self._drop()
-        connection = Connection(self, key)
-        self._connections[connection] = None
-        self._streams.update((each.key, each) for each in connection.streams)
-        return connection.streams[0]
+            self._drop(stream.conversation)
+        if len(self._conversations) >= MAX_CONNECTIONS:
+            self._drop_oldest()
+        conversation = Conversation(key, self._store, flags & SYN > 0)
+        self._conversations[conversation] = None
+        self._streams.update((each.key, each) for each in conversation.streams)
+        return conversation.streams[0]
 
-    def _thin(self) -> None:
-        self.kept, held = 0, sum(connection.held() for connection in self._connections)
-        while held > MAX_HELD_BYTES:
-            held -= next(iter(self._connections)).held()
-            self._drop()
-
-    def _drop(self) -> None:
-        oldest = next(iter(self._connections))
+    def _drop_oldest(self) -> None:
+        oldest = next(iter(self._conversations))
         self.dropped += not oldest.closed
-        self._forget(oldest)
+        self._drop(oldest)
 
-    def _forget(self, connection: Connection) -> None:
-        if not connection.closed:
-            connection.close()
-        del self._connections[connection]
-        for stream in connection.streams:
-            self._streams.pop(stream.key, None)  # both are one where a packet comes from where it goes to
+    def _drop(self, conversation: Conversation) -> None:
+        conversation.close()
+        self._collect(conversation)
+        self._kept -= conversation.kept
+        if conversation.foreign:
+            self.foreign[conversation.foreign] += 1
+        self._waiting.pop(conversation, None)
+        del self._conversations[conversation]
+        for stream in conversation.streams:  # Both have the same key if a packet goes to its own source.
+            self._streams.pop(stream.key, None)
 
 
 # Captures: files, and the wire.
@@ -1304,6 +1948,7 @@ def drop_privileges(user: str | None, output: int | None) -> str:
 
 
 def exchanges(analyzer: HTTPAnalyzer, batches: Iterator[list[Record]], live: bool = False) -> Iterator[Exchange]:
+    """Return the exchanges in batches of records. In a live capture, an empty batch shows that time has passed."""
     feed = analyzer.feed
     try:
         for batch in batches:
@@ -1318,16 +1963,17 @@ def exchanges(analyzer: HTTPAnalyzer, batches: Iterator[list[Record]], live: boo
     yield from analyzer.flush()
 
 
-def analyze(path: str, filter: str = "", *, headers: bool = False) -> Iterator[Exchange]:
-    """The exchanges in a capture file (pcap, pcapng, also packed by gzip; "-" is standard input).
+def analyze(path: str, filter: str = "", *, headers: bool = False, bodies: bool = False) -> Iterator[Exchange]:
+    """Return the exchanges in a capture file (pcap or pcapng, also compressed by gzip; "-" is standard input).
 
-    filter: a BPF expression. headers: as for HTTPAnalyzer. Raises OSError and, after what is whole, CaptureError.
+    filter is a BPF expression. headers and bodies have the same meaning as for HTTPAnalyzer. Raises OSError, and
+    CaptureError after the packets that can be read if the file is damaged.
     """
     with contextlib.ExitStack() as files:
-        yield from exchanges(HTTPAnalyzer(headers=headers), CaptureFile(files, path, filter).batches())
+        yield from exchanges(HTTPAnalyzer(headers=headers, bodies=bodies), CaptureFile(files, path, filter).batches())
 
 
-# Formats: an exchange as text.
+# Formats: from an exchange to text.
 
 
 def printable(text: str) -> str:
@@ -1335,170 +1981,386 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def within(time: float) -> float:
-    """A time that can be told: a file may say any."""
+def clamp_time(time: float) -> float:
+    """Return a time that datetime accepts: a capture file may contain any."""
     return min(max(time, 0.0), float(1 << 34))
 
 
 @lru_cache(64)
-def time_text(second: int, form: str) -> str:
-    return time.strftime(form, time.localtime(within(second)))
-
-
-def text_line(found: Exchange) -> str:
-    kind = (found.content_type or "-").partition(";")[0]
-    size = "-" if found.response_bytes is None else f"{found.response_bytes:,} bytes"
-    took = "-" if found.duration_s is None else f"{found.duration_s * 1e3:.1f} ms"
-    moment = f"{time_text(int(found.time), '%H:%M:%S')}.{int(found.time % 1 * 1e3):03}"
-    url = (found.url or found.server).replace(" ", "%20")  # no columns of the peer's
-    what = f"{found.method or '-'} {url} {found.status or '-'} {size} {kind.replace(' ', '%20')} {took}"
-    line = f"{moment} {found.client} {what}"
-    if found.problems:
-        line += "".join(f" [{problem}]" for problem in found.problems)
-    line = line if line.isprintable() else printable(line)
-    if found.request_headers or found.response_headers:
-        for arrow, headers in ((">", found.request_headers), ("<", found.response_headers)):
-            line += "".join(f"\n  {arrow} {printable(f'{name}: {value}')}" for name, value in headers or ())
-    return line
-
-
-ROW = f"{{{', '.join(f'{json.dumps(name)}: %s' for name in Exchange._fields[:-2])}}}"  # without the headers
-ROW_WITH_HEADERS = f"{{{', '.join(f'{json.dumps(name)}: %s' for name in Exchange._fields)}}}"
-JSON = lru_cache(4_096)(json.dumps)  # what comes again and again is not encoded again and again
-
-
-def json_line(found: Exchange) -> str:
-    bare = found.request_headers is None is found.response_headers
-    texts = [
-        repr(value)
-        if type(value) is float
-        else JSON(value)
-        if type(value) is not str or len(value) < 200
-        else json.dumps(value)
-        for value in (found[:-2] if bare else found)
-    ]
-    return (ROW if bare else ROW_WITH_HEADERS) % tuple(texts)
-
-
-def combined_line(found: Exchange) -> str:
-    """Apache's Combined Log Format; 499 is nginx's for a request that got no answer."""
-    moment = time_text(int(found.time), "%d/%b/%Y:%H:%M:%S %z")
-    headers = {name.lower(): value for name, value in found.request_headers or ()}
-    size = "-" if found.response_bytes is None else found.response_bytes
-    texts = [f"{found.method or '-'} {found.target or '-'} HTTP/{found.version or '1.1'}"]
-    texts += [headers.get("referer") or "-", found.user_agent or "-"]
-    request, referer, agent = (printable(text.replace("\\", "\\\\")).replace('"', "\\x22") for text in texts)
-    address = found.client.rpartition(":")[0].strip("[]")
-    return f'{address} - - [{moment}] "{request}" {found.status or 499} {size} "{referer}" "{agent}"'
-
-
-def har_entry(found: Exchange) -> str:
-    """An entry of HAR 1.2, http://www.softwareishard.com/blog/har-12-spec/."""
-    taken, first = (round((seconds or 0.0) * 1e3, 3) for seconds in (found.duration_s, found.ttfb_s))
-    times = {"blocked": -1, "dns": -1, "connect": -1, "ssl": -1, "send": 0, "wait": first}
-    url, version = har_url(found), f"HTTP/{found.version or '1.1'}"
-    queries = parse_qsl(url.partition("?")[2], keep_blank_values=True)
-    request: dict[str, Any] = {"method": found.method or "GET", "url": url, "queryString": pairs(queries)}
-    response: dict[str, Any] = {"status": found.status or 0, "statusText": found.reason or ""}
-    size = -1 if found.response_bytes is None else found.response_bytes
-    response["content"] = {"size": max(size, 0), "mimeType": found.content_type or "x-unknown"}
-    headers = {name.lower(): value for name, value in found.response_headers or ()}
-    response["redirectURL"] = headers.get("location", "")
-    sides = ((request, found.request_headers, found.request_bytes), (response, found.response_headers, size))
-    for side, lines, body in sides:
-        side |= {"httpVersion": version, "cookies": [], "headers": pairs(lines or ()), "headersSize": -1}
-        side["bodySize"] = -1 if body is None else body
-    moment = datetime.fromtimestamp(within(found.time), UTC).isoformat(timespec="milliseconds")
-    entry = {"pageref": "page_1", "startedDateTime": moment, "time": taken, "request": request, "response": response}
-    entry |= {"cache": {}, "timings": times | {"receive": round(taken - first, 3)}}
-    address, _, port = found.server.rpartition(":")
-    entry |= {"serverIPAddress": address.strip("[]"), "connection": port, "_client": found.client}
-    return json.dumps(entry | {"comment": ", ".join(found.problems)})
-
-
-def har_url(found: Exchange) -> str:
-    """What browsers take for a URL: any other, and a client may send any, would end their import."""
-    url = quote(found.url or "", safe="!#$%&'()*+,/:;=?@[]~")
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        ip_address(host) if host[-1:].isdigit() or ":" in host else host.encode().decode("idna")
-        if parts.scheme in ("http", "https") and HOST.fullmatch(parts.netloc) and parts.port != 0:
-            return url
-    return f"http://{found.server}/"
-
-
-def pairs(items: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
-    return [{"name": name, "value": value} for name, value in items]
-
-
-FORMATS: dict[str, Callable[[Exchange], str]]
-FORMATS = {"text": text_line, "json": json_line, "combined": combined_line, "har": har_entry}
-PAGE = {"startedDateTime": "1970-01-01T00:00:00Z", "id": "page_1", "title": PROGRAM, "pageTimings": {"onLoad": -1}}
-HAR = {"version": "1.2", "creator": {"name": PROGRAM, "version": "1"}, "pages": [PAGE], "entries": []}
-HAR_BEGIN, HAR_END = json.dumps({"log": HAR}).split("]}}")[0] + "\n", "\n]}}\n"
-
-
-class Summary:
-    """What --summary shows, in memory that does not grow with the capture: a latency is kept to 2 per cent."""
-
-    def __init__(self) -> None:
-        self.exchanges = self.sent = self.received = self.dropped = 0
-        self.counts: dict[str, Counter[str]] = {name: Counter() for name in ("host", "status", "method", "problem")}
-        self.latencies: Counter[int] = Counter()
-        self.slowest: list[tuple[float, str]] = []
-
-    def add(self, found: Exchange) -> None:
-        self.exchanges += 1
-        self.sent += found.request_bytes or 0
-        self.received += found.response_bytes or 0
-        hosts, host = self.counts["host"], (found.host or found.server)[:255]
-        hosts[host if host in hosts or len(hosts) < MAX_HOSTS else "(others)"] += 1
-        self.counts["status"][str(found.status or "none")] += 1
-        methods, method = self.counts["method"], found.method or "unknown"
-        methods[method if method in methods or len(methods) < 100 else "(others)"] += 1
-        self.counts["problem"].update(found.problems)
-        if found.duration_s is not None:
-            self.latencies[round(50 * math.log(max(found.duration_s, 1e-6)))] += 1
-            item = (found.duration_s, found.url or found.server)
-            if len(self.slowest) < 5 or item > self.slowest[-1]:
-                self.slowest = sorted([*self.slowest, item], reverse=True)[:5]
-
-    def merge(self, other: "Summary") -> None:
-        for name in ("exchanges", "sent", "received", "dropped", "latencies"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name, counter in other.counts.items():
-            self.counts[name] += counter
-        self.slowest = sorted(self.slowest + other.slowest, reverse=True)[:5]
-
-    def percentile(self, share: float) -> float:
-        below = itertools.accumulate(count for _, count in sorted(self.latencies.items()))
-        ranked = zip(sorted(self.latencies), below, strict=True)
-        return math.exp(next(each for each, rank in ranked if rank >= share * self.latencies.total()) / 50)
-
-    def lines(self) -> Iterator[str]:
-        yield f"{self.exchanges:,} exchanges, bodies: {self.sent:,} bytes sent, {self.received:,} received"
-        for name, counter in self.counts.items():
-            shown = ", ".join(f"{key} {count:,}" for key, count in counter.most_common(10))
-            yield f"by {name}: {printable(shown) or 'none'}"
-        if self.latencies:
-            points = ((50, 0.5), (90, 0.9), (99, 0.99))
-            yield "latency: " + "  ".join(f"p{name} {format_seconds(self.percentile(share))}" for name, share in points)
-            steps = Counter[int]()
-            for latency, count in self.latencies.items():
-                steps[math.ceil(3 * latency / 50 / math.log(10) - 1e-9)] += count
-            for step in range(min(steps), max(steps) + 1):
-                bar = "█" * math.ceil(40 * steps[step] / max(steps.values()))
-                yield f"  up to {format_seconds(10 ** (step / 3)):>7} {bar} {steps[step]:,}"
-            yield "slowest:"
-            yield from (f"  {format_seconds(seconds):>7} {printable(url)}" for seconds, url in self.slowest)
-        if self.dropped:
-            yield f"connections forgotten, for there were too many: {self.dropped:,}"
+def format_time(second: int, form: str) -> str:
+    return time.strftime(form, time.localtime(clamp_time(second)))
 
 
 def format_seconds(seconds: float) -> str:
     scale, unit = (1, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "µs")
     return f"{seconds * scale:.3g} {unit}"
+
+
+def text_line(exchange: Exchange, saved: str | None = None, colors: bool = False) -> str:
+    """Return time, status, duration, size, method and URL; then problems, the saved file, and header lines."""
+    moment = f"{format_time(int(exchange.time), '%H:%M:%S')}.{int(exchange.time % 1 * 1e3):03}"
+    status = str(exchange.status or "-").rjust(3)
+    if colors and (exchange.status or 0) >= 400:
+        status = f"\x1b[{33 if exchange.status < 500 else 31}m{status}\x1b[0m"  # type: ignore[operator]
+    duration = "-" if exchange.duration_s is None else f"{exchange.duration_s * 1e3:,.1f} ms"
+    size = "-" if exchange.response_bytes is None else f"{exchange.response_bytes:,} B"
+    url = (exchange.url or exchange.server).replace(" ", "%20")  # A peer must not be able to forge a column.
+    end = f"{exchange.method or '-'} {url}" + "".join(f" [{problem}]" for problem in exchange.problems)
+    if saved is not None:
+        end += f" -> {saved}"
+    line = f"{moment} {status} {duration:>10} {size:>11} " + (end if end.isprintable() else printable(end))
+    for arrow, headers in ((">", exchange.request_headers), ("<", exchange.response_headers)):
+        line += "".join(f"\n  {arrow} {printable(f'{name}: {value}')}" for name, value in headers or ())
+    return line
+
+
+def body_columns(name: str, body: Body | None) -> dict[str, str | None]:
+    """Return a body for JSON: text, or base64 if it is not text."""
+    if body is None or body.text is not None:
+        return {name: body.text if body else None, f"{name}_encoding": None}
+    return {name: base64.b64encode(body.data).decode(), f"{name}_encoding": "base64"}
+
+
+PLAIN_KEYS = Exchange._fields[:-4]  # without headers and bodies
+encode_json = json.JSONEncoder(check_circular=False).encode
+
+
+def json_line(exchange: Exchange, saved: str | None = None, bodies: bool = False) -> str:
+    columns: dict[str, Any] = dict(zip(PLAIN_KEYS, exchange, strict=False))
+    if exchange.request_headers is not None or exchange.response_headers is not None:
+        columns["request_headers"] = exchange.request_headers
+        columns["response_headers"] = exchange.response_headers
+    if bodies:
+        columns |= body_columns("request_body", exchange.request_body)
+        columns |= body_columns("response_body", exchange.response_body)
+    if saved is not None:
+        columns["saved"] = saved
+    return encode_json(columns)
+
+
+def combined_line(exchange: Exchange) -> str:
+    """Return a line of Apache's Combined Log Format. 499 is nginx's status for a request that got no response."""
+    moment = format_time(int(exchange.time), "%d/%b/%Y:%H:%M:%S %z")
+    headers = {name.lower(): value for name, value in exchange.request_headers or ()}
+    size = "-" if exchange.response_bytes is None else exchange.response_bytes
+    texts = [f"{exchange.method} {exchange.target} HTTP/{exchange.version}" if exchange.method else "-"]
+    texts += [headers.get("referer") or "-", exchange.user_agent or "-"]
+    request, referer, agent = (printable(text.replace("\\", "\\\\")).replace('"', "\\x22") for text in texts)
+    address = exchange.client.rpartition(":")[0].strip("[]")
+    return f'{address} - - [{moment}] "{request}" {exchange.status or 499} {size} "{referer}" "{agent}"'
+
+
+def har_entry(exchange: Exchange) -> str:
+    """Return an entry of HAR 1.2 (http://www.softwareishard.com/blog/har-12-spec/)."""
+    total, wait = (round((seconds or 0.0) * 1e3, 3) for seconds in (exchange.duration_s, exchange.ttfb_s))
+    timings = {"blocked": -1, "dns": -1, "connect": -1, "ssl": -1, "send": 0, "wait": wait}
+    address, _, port = exchange.server.rpartition(":")
+    entry: dict[str, Any] = {
+        "pageref": "page_1",
+        "startedDateTime": datetime.fromtimestamp(clamp_time(exchange.time), UTC).isoformat(timespec="milliseconds"),
+        "time": total,
+        "request": har_request(exchange),
+        "response": har_response(exchange),
+        "cache": {},
+        "timings": timings | {"receive": round(total - wait, 3)},
+        "serverIPAddress": address.strip("[]"),
+        "connection": port,
+        "_client": exchange.client,
+        "comment": ", ".join(exchange.problems),
+    }
+    return json.dumps(entry)
+
+
+def har_request(exchange: Exchange) -> dict[str, Any]:
+    url = har_url(exchange)
+    queries = parse_qsl(url.partition("?")[2], keep_blank_values=True)
+    request: dict[str, Any] = {"method": exchange.method or "GET", "url": url, "queryString": name_value_pairs(queries)}
+    request |= har_message(exchange, exchange.request_headers, exchange.request_bytes)
+    if exchange.request_body:
+        body = exchange.request_body
+        kinds = [value for name, value in exchange.request_headers or () if name.lower() == "content-type"]
+        request["postData"] = {"mimeType": kinds[0] if kinds else "", "params": [], **har_text(body)}
+    return request
+
+
+def har_response(exchange: Exchange) -> dict[str, Any]:
+    body, size = exchange.response_body, exchange.response_bytes
+    locations = [value for name, value in exchange.response_headers or () if name.lower() == "location"]
+    content = {"size": len(body.data) if body else size or 0, "mimeType": exchange.content_type or "x-unknown"}
+    if body:
+        content |= har_text(body)
+    return {
+        "status": exchange.status or 0,
+        "statusText": exchange.reason or "",
+        "content": content,
+        "redirectURL": locations[0] if locations else "",
+        **har_message(exchange, exchange.response_headers, size),
+    }
+
+
+def har_message(exchange: Exchange, headers: Iterable[tuple[str, str]] | None, size: int | None) -> dict[str, Any]:
+    """Return what requests and responses have in common."""
+    pairs = name_value_pairs(headers or ())
+    common: dict[str, Any] = {"httpVersion": f"HTTP/{exchange.version or '1.1'}", "cookies": [], "headers": pairs}
+    return common | {"headersSize": -1, "bodySize": -1 if size is None else size}
+
+
+def har_text(body: Body) -> dict[str, str]:
+    text = body_columns("text", body)
+    comment = {"comment": "The end of the body was cut."} if body.is_cut else {}
+    encoding = {"encoding": "base64"} if body.text is None else {}
+    return {"text": str(text["text"])} | encoding | comment
+
+
+def har_url(exchange: Exchange) -> str:
+    """Return a URL that browsers accept. A client may send any, and one that they refuse would end their import."""
+    url = quote(exchange.url or "", safe="!#$%&'()*+,/:;=?@[]~")
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if host[-1:].isdigit() or ":" in host:
+            ip_address(host)
+        elif len(host) <= 253:  # RFC 1035; the decoder's time is quadratic
+            host.encode().decode("idna")
+        if parts.scheme in ("http", "https") and HOST.fullmatch(parts.netloc) and parts.port != 0:
+            return url
+    return f"http://{exchange.server}/"
+
+
+def name_value_pairs(items: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in items]
+
+
+HOST = re.compile(r"(?=.{1,260}\Z)([\w-]+(\.[\w-]+)*|\[[\da-fA-F:.]+\])(:\d{1,5})?", re.ASCII)
+FORMATS: dict[str, Callable[[Exchange], str]] = {
+    "text": text_line,
+    "json": json_line,
+    "combined": combined_line,
+    "har": har_entry,
+}
+PAGE: dict[str, Any] = {
+    "startedDateTime": "1970-01-01T00:00:00Z",
+    "id": "page_1",
+    "title": PROGRAM,
+    "pageTimings": {"onLoad": -1},
+}
+HAR: dict[str, Any] = {
+    "version": "1.2",
+    "creator": {"name": PROGRAM, "version": __version__},
+    "pages": [PAGE],
+    "entries": [],
+}
+HAR_BEGIN, HAR_END = json.dumps({"log": HAR}).split("]}}")[0] + "\n", "\n]}}\n"
+
+
+class BodyFiles:
+    """Write response bodies to files in a folder, for --save. No file is overwritten."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._numbers: dict[str, int] = {}  # the last number of a name that was taken
+
+    def save(self, exchange: Exchange) -> str | None:
+        """Write the body of a response; return the path of the file, or None if there is no body. Raises OSError."""
+        body = exchange.response_body
+        if body is None:
+            return None
+        os.makedirs(self._folder, exist_ok=True)
+        name = safe_name(exchange)
+        for number in itertools.count(self._numbers.get(name, 0)):
+            path = os.path.join(self._folder, numbered(name, number))
+            try:
+                with open(path, "xb") as file:
+                    file.write(body.data)
+            except FileExistsError:
+                continue
+            if len(self._numbers) >= MAX_HOSTS:
+                del self._numbers[next(iter(self._numbers))]
+            self._numbers[name] = number + 1
+            return path
+        return None
+
+
+def safe_name(exchange: Exchange) -> str:
+    """Return a file name from host and path, with ASCII letters, digits, and "-", "." and "_" only."""
+    path = (exchange.url or exchange.server).partition("://")[2].partition("?")[0].partition("#")[0]
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", (path or exchange.server)[:2_000]).strip("_.")
+    return name or "body"
+
+
+def numbered(name: str, number: int) -> str:
+    """Return the name with a number before its extension, if the number is not 0; at most MAX_NAME_BYTES long."""
+    stem, dot, extension = name.rpartition(".")
+    if not stem or len(extension) > 10 or "_" in extension:
+        stem, dot, extension = name, "", ""
+    end = (f"-{number}" if number else "") + dot + extension
+    return stem[: MAX_NAME_BYTES - len(end)] + end
+
+
+# Summary: statistics in memory that does not grow with the capture.
+
+EXPLANATIONS = {
+    "no response": "the capture contains no response to the request, or it is not certain which one",
+    "no request": "the capture contains no request for the response, or it is not certain which one",
+    "gap": "the capture lacks bytes of the connection",
+    "snapshot length": "the capture contains only the first bytes of each frame",
+    "cut off": "the message ends before its length, or the connection was reset",
+    "malformed": "the bytes are not HTTP/1, or the head is too long",
+    "body cut": "the body is longer than --max-body, or all bodies together reached their limit",
+}
+
+
+class Durations:
+    """A histogram of seconds. The buckets are `precision` per power of e."""
+
+    def __init__(self, precision: int) -> None:
+        self._precision = precision
+        self.buckets = Counter[int]()
+        self.maximum = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.buckets[round(self._precision * math.log(max(seconds, 1e-6)))] += 1
+        self.maximum = max(self.maximum, seconds)
+
+    def percentile(self, share: float) -> float:
+        """Return the seconds that a share of the values does not exceed, to the precision of the buckets."""
+        below, total = 0, self.buckets.total()
+        for bucket, count in sorted(self.buckets.items()):
+            below += count
+            if below >= share * total:
+                return min(math.exp(bucket / self._precision), self.maximum)
+        return self.maximum
+
+    def steps(self) -> list[tuple[float, int]]:
+        """Return a coarser histogram: three steps per power of ten, each with its upper end in seconds."""
+        steps = Counter[int]()
+        for bucket, count in self.buckets.items():
+            steps[math.ceil(3 * bucket / self._precision / math.log(10) - 1e-9)] += count
+        return [(10 ** (step / 3), steps[step]) for step in range(min(steps), max(steps) + 1)]
+
+    def as_dict(self) -> dict[str, float]:
+        points = {f"p{percent}_s": self.percentile(percent / 100) for percent in (50, 90, 95, 99)}
+        return points | {"max_s": self.maximum}
+
+
+class URLStatistics:
+    """How often a URL without its query was requested, and the durations."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.durations = Durations(25)
+
+
+class Summary:
+    """The statistics that --summary prints."""
+
+    def __init__(self) -> None:
+        self.exchanges = self.request_bytes = self.response_bytes = 0
+        self.hosts, self.statuses, self.methods, self.problems = (Counter[str]() for _ in range(4))
+        self.durations = Durations(50)
+        self.urls: dict[str, URLStatistics] = {}
+
+    def add(self, exchange: Exchange) -> None:
+        self.exchanges += 1
+        self.request_bytes += exchange.request_bytes or 0
+        self.response_bytes += exchange.response_bytes or 0
+        count_limited(self.hosts, (exchange.host or exchange.server)[:255], MAX_HOSTS)
+        self.statuses[str(exchange.status or "none")] += 1
+        count_limited(self.methods, exchange.method or "unknown", MAX_METHODS)
+        self.problems.update(exchange.problems)
+        if exchange.url:
+            self._url(exchange.url.partition("?")[0][:MAX_URL_CHARACTERS]).count += 1
+        if exchange.duration_s is not None:
+            self.durations.add(exchange.duration_s)
+            self._url((exchange.url or "").partition("?")[0][:MAX_URL_CHARACTERS]).durations.add(exchange.duration_s)
+
+    def _url(self, url: str) -> URLStatistics:
+        if url not in self.urls and len(self.urls) >= MAX_URLS:
+            url = "(other URLs)"
+        return self.urls.setdefault(url, URLStatistics())
+
+    def frequent_urls(self) -> list[tuple[str, URLStatistics]]:
+        return sorted(self.urls.items(), key=lambda item: -item[1].count)[:10]
+
+    def slowest_urls(self) -> list[tuple[str, URLStatistics]]:
+        with_durations = [item for item in self.urls.items() if item[1].durations.buckets]
+        return sorted(with_durations, key=lambda item: -item[1].durations.maximum)[:10]
+
+    def lines(self) -> Iterator[str]:
+        """Return the summary as text."""
+        sent, received = f"{self.request_bytes:,}", f"{self.response_bytes:,}"
+        yield f"{self.exchanges:,} exchanges; bodies of requests: {sent} bytes, of responses: {received} bytes"
+        yield from count_table("host", self.hosts, self.exchanges)
+        yield from count_table("status", self.statuses, self.exchanges)
+        yield from count_table("method", self.methods, self.exchanges)
+        if self.durations.buckets:
+            yield from self._duration_lines()
+            yield from url_table("most frequent URLs", self.frequent_urls())
+            yield from url_table("slowest URLs", self.slowest_urls())
+        if self.problems:
+            yield "\nproblems"
+            for problem, count in self.problems.most_common():
+                yield f"{count:>10,}  {problem}: {EXPLANATIONS.get(problem, '')}"
+
+    def _duration_lines(self) -> Iterator[str]:
+        yield "\nresponse times, from the first byte of the request to the last byte of the response"
+        points = [
+            f"p{percent} {format_seconds(self.durations.percentile(percent / 100))}" for percent in (50, 90, 95, 99)
+        ]
+        yield "  " + "  ".join([*points, f"max {format_seconds(self.durations.maximum)}"])
+        steps = self.durations.steps()
+        longest = max(count for _, count in steps)
+        for end, count in steps:
+            yield f"  up to {format_seconds(end):>7}  {'█' * math.ceil(40 * count / longest)} {count:,}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as one JSON object."""
+        tables = {"hosts": self.hosts, "statuses": self.statuses, "methods": self.methods, "problems": self.problems}
+        return {
+            "exchanges": self.exchanges,
+            "request_bytes": self.request_bytes,
+            "response_bytes": self.response_bytes,
+            **{name: dict(counter.most_common()) for name, counter in tables.items()},
+            "response_times": self.durations.as_dict() if self.durations.buckets else None,
+            "histogram": [{"up_to_s": end, "count": count} for end, count in self.histogram()],
+            "frequent_urls": [url_columns(*item) for item in self.frequent_urls()],
+            "slowest_urls": [url_columns(*item) for item in self.slowest_urls()],
+        }
+
+    def histogram(self) -> list[tuple[float, int]]:
+        return self.durations.steps() if self.durations.buckets else []
+
+
+def count_limited(counter: Counter[str], key: str, limit: int) -> None:
+    counter[key if key in counter or len(counter) < limit else "(others)"] += 1
+
+
+def count_table(title: str, counter: Counter[str], total: int) -> Iterator[str]:
+    """Return the ten most frequent keys in columns, with counts and shares."""
+    if not counter:
+        return
+    rows = [(printable(key)[:50], count) for key, count in counter.most_common(10)]
+    others = sum(counter.values()) - sum(count for _, count in rows)
+    rows += [(f"{len(counter) - len(rows):,} others", others)] if others else []
+    width = max(len(key) for key, _ in [(title, 0), *rows])
+    yield f"\n{title:<{width}}      count   share"
+    for key, count in rows:
+        yield f"{key:<{width}} {count:>10,} {count / total:>7.1%}"
+
+
+def url_table(title: str, rows: list[tuple[str, URLStatistics]]) -> Iterator[str]:
+    yield f"\n{title}\n{'count':>10} {'p50':>8} {'p95':>8} {'max':>8}  URL without query"
+    for url, statistics in rows:
+        durations = statistics.durations
+        times = [durations.percentile(0.5), durations.percentile(0.95), durations.maximum]
+        texts = [format_seconds(seconds) if durations.buckets else "-" for seconds in times]
+        yield f"{statistics.count:>10,} {texts[0]:>8} {texts[1]:>8} {texts[2]:>8}  {printable(url)}"
+
+
+def url_columns(url: str, statistics: URLStatistics) -> dict[str, Any]:
+    times = statistics.durations.as_dict() if statistics.durations.buckets else {}
+    kept = {name: times.get(name) for name in ("p50_s", "p95_s", "max_s")}
+    return {"url": url, "count": statistics.count, **kept}
 
 
 # The command line.
@@ -1519,7 +2381,7 @@ def print_message(level: str, message: str) -> None:
             print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
 
 
-def tell(message: str) -> None:
+def print_status(message: str) -> None:
     if sys.stderr:
         with contextlib.suppress(OSError):
             print(message, file=sys.stderr, flush=True)
@@ -1558,145 +2420,185 @@ def new_parser() -> argparse.ArgumentParser:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser()
-    add, seconds = parser.add_argument, partial(bounded, float, 0.01, 86_400)
-    add("-i", metavar="IFACE", help="the interface, or any (the default route's)")
-    add("-r", metavar="FILE", nargs="+", action="append", help="read capture files instead; - is standard input")
-    add("--format", choices=FORMATS, default="text", help="how to print exchanges (%(default)s)")
-    add("--json", dest="format", action="store_const", const="json", help="short for --format json")
-    add("--summary", action="store_true", help="at the end, counts, latencies and the slowest URLs")
-    add("--headers", action="store_true", help="all header lines, too")
-    add("-c", type=partial(bounded, int, 1, sys.maxsize), metavar="COUNT", help="stop after so many exchanges")
-    add("--duration", type=seconds, metavar="SECONDS", help="stop after so many seconds")
-    add(
-        "--jobs", type=partial(bounded, int, 1, 256), default=1, metavar="N", help="files to read at once (%(default)s)"
-    )
-    add("filter", nargs="*", metavar="FILTER", help="a BPF expression, as in pcap-filter(7) (all TCP)")
-    parser.set_defaults(files=[])
+    add_capture_arguments(parser)
+    add_output_arguments(parser)
     args = parser.parse_args(argv)
     if args.r and args.i:
-        parser.error("-r does not go with -i")
+        parser.error("-r reads files and -i captures: use only one of them")
+    if args.summary and args.format not in ("text", "json"):
+        parser.error(f"--summary prints text or JSON, not --format {args.format}")
     for first, *others in args.r or ():
         args.files += [first, *filter(is_file, others)]
         args.filter = [*itertools.filterfalse(is_file, others), *args.filter]
+    if not args.files and args.filter and os.path.isfile(args.filter[0]):
+        parser.error(f"{args.filter[0]} is a file: to read it, use -r {args.filter[0]}")
     return args
 
 
+def add_capture_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("input").add_argument
+    add("filter", nargs="*", metavar="FILTER", help="a BPF expression, see pcap-filter(7) (default: all TCP)")
+    add("-i", metavar="IFACE", help='capture on this interface, or on "any" (default: that of the default route)')
+    add("-r", metavar="FILE", nargs="+", action="append", help='read capture files; "-" is standard input')
+    add("-c", type=partial(bounded, int, 1, sys.maxsize), metavar="COUNT", help="stop after COUNT exchanges")
+    seconds = partial(bounded, float, 0.01, 86_400)
+    add("--duration", type=seconds, metavar="SECONDS", help="stop after this time")
+    parser.set_defaults(files=[])
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("output").add_argument
+    add(
+        "--format",
+        choices=("text", "json", "combined", "har"),
+        default="text",
+        help="format of the exchanges (default: %(default)s)",
+    )
+    add("--json", dest="format", action="store_const", const="json", help="same as --format json")
+    add("--summary", action="store_true", help="print statistics instead of the exchanges")
+    add("--headers", action="store_true", help="print all header lines")
+    add("--bodies", action="store_true", help="add the bodies to --json and --format har")
+    add("--save", metavar="DIR", help="write each response body to a file in DIR")
+    limit = partial(bounded, int, 1, MAX_BODIES_BYTES)
+    text = "keep at most this much of a body (default: %(default)s)"
+    add("--max-body", type=limit, default=MAX_BODY_BYTES, metavar="BYTES", help=text)
+
+
 def is_file(word: str) -> bool:
-    """Nobody but the file system knows where the files end and the filter begins."""
+    """Return whether a word after -r is a file and not the beginning of the filter."""
     return word == "-" or os.path.exists(word) or word.endswith((".pcap", ".pcapng", ".cap", ".gz"))
 
 
-def showing_progress(source: CaptureFile | Live) -> Iterator[list[Record]]:
-    """Its batches; and how much of a file is read, on a terminal that shows nothing else."""
-    shown_at, text = time.monotonic() if sys.stderr and sys.stderr.isatty() and not os.isatty(1) else sys.maxsize, ""
+def with_progress(source: CaptureFile | Live) -> Iterator[list[Record]]:
+    """Return the batches, and show how much of a file is read if only standard error is a terminal."""
+    shown_at = time.monotonic() if sys.stderr and sys.stderr.isatty() and not os.isatty(1) else sys.maxsize
+    text = ""
     for batch in source.batches():
         if time.monotonic() - shown_at >= TICK_S:
-            shown_at, text = time.monotonic(), source.progress()
+            shown_at = time.monotonic()
+            text = source.progress()
             print(text, end="\r", file=sys.stderr, flush=True)
         yield batch
     if text:
         print(" " * len(text), end="\r", file=sys.stderr, flush=True)
 
 
+def wants_colors() -> bool:
+    return os.isatty(1) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 class Run:
-    """A run of the program, or of one of its --jobs."""
+    """A run of the program."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.summary, self.stop, self.failed = args, Summary(), Stop(args.duration), False
+        self.args = args
+        self.stop = Stop(args.duration)
+        self.failed = False
+        self.notes = Counter[str]()
+        self._files = BodyFiles(args.save) if args.save else None
+        self._formats: dict[str, Callable[[Exchange, str | None], str]] = {
+            "text": partial(text_line, colors=wants_colors()),
+            "json": partial(json_line, bodies=args.bodies),
+            "combined": lambda exchange, saved: combined_line(exchange),
+            "har": lambda exchange, saved: har_entry(exchange),
+        }
 
-    def lines(self, path: str | None) -> Iterator[str]:
-        """Of the exchanges in a file, or on the wire; what is wrong with it is told after them."""
-        analyzer = HTTPAnalyzer(headers=self.args.headers or self.args.format in ("combined", "har"))
-        with contextlib.ExitStack() as files:
+    def exchanges(self) -> Generator[Exchange]:
+        """Return the exchanges of all files, or of the network."""
+        paths: list[str | None] = self.args.files or [None]
+        for path in paths:
             try:
-                source = self._open(files, path, " ".join(self.args.filter))
-                files.callback(self._tell_losses, analyzer, source)
-                for found in exchanges(analyzer, self.stop.until(showing_progress(source)), path is None):
-                    if self.args.summary:
-                        self.summary.add(found)
-                    yield FORMATS[self.args.format](found)
+                yield from self._exchanges_of(path)
             except (CaptureError, OSError, ImportError) as error:
-                self.failed = True
-                text = getattr(error, "strerror", None) or str(error)
-                text = "it needs scapy: pip install scapy" if isinstance(error, ImportError) else text
-                print_message("error", printable(text if path is None else f"{path}: {text}"))
+                self._print_error(path, error)
 
-    def _tell_losses(self, analyzer: HTTPAnalyzer, source: CaptureFile | Live) -> None:
-        self.summary.dropped += analyzer.dropped
-        if drops := source.drops():
-            print_message(
-                "warning", f"the kernel dropped {drops:,} packets: a narrower FILTER, or tcpdump -w, may help"
-            )
+    def _exchanges_of(self, path: str | None) -> Iterator[Exchange]:
+        args = self.args
+        headers = args.headers or args.format in ("combined", "har")
+        bodies = args.save or (args.bodies and args.format in ("json", "har"))
+        analyzer = HTTPAnalyzer(headers=headers, bodies=bool(bodies), max_body_bytes=args.max_body)
+        with contextlib.ExitStack() as files:
+            source = self._open(files, path)
+            files.callback(self._count_notes, analyzer, source)
+            yield from exchanges(analyzer, self.stop.until(with_progress(source)), path is None)
 
-    def _open(self, files: contextlib.ExitStack, path: str | None, expression: str) -> CaptureFile | Live:
+    def _open(self, files: contextlib.ExitStack, path: str | None) -> CaptureFile | Live:
+        expression = " ".join(self.args.filter)
         with self.stop:
             if path is not None:
                 return CaptureFile(files, path, expression)
             live = Live(files, self.args.i, expression or DEFAULT_FILTER, RECEIVE_BUFFER_BYTES)
         if said := drop_privileges(None, None):
             print_message("info", said)
-        tell(f"Reading HTTP on {printable(live.interface)}... Press Ctrl+C to stop.")
+        print_status(f"Reading HTTP on {printable(live.interface)}... Press Ctrl+C to stop.")
         return live
 
-    def all_lines(self) -> Generator[str]:
-        if self.args.jobs == 1 or not self.args.files:
-            for path in self.args.files or [None]:
-                yield from self.lines(path)
-            return
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            ProcessPoolExecutor(self.args.jobs, initializer=undisturbed) as pool,
-        ):
-            done = [pool.submit(job, self.args, folder, path) for path in self.args.files]
-            try:
-                for name, summary, failed in self.stop.until(future.result() for future in done):
-                    self.failed |= failed
-                    self.summary.merge(summary)
-                    with open(name, encoding="utf-8", errors="surrogateescape") as lines:
-                        os.unlink(name)
-                        yield from (line[:-1] for line in lines)
-            finally:
-                if not all(future.done() for future in done):
-                    for process in multiprocessing.active_children():
-                        process.kill()
+    def _print_error(self, path: str | None, error: Exception) -> None:
+        self.failed = True
+        text = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, ImportError):
+            text = "this needs scapy: pip install scapy"
+        print_message("error", printable(text if path is None else f"{path}: {text}"))
 
-    def write(self, lines: Generator[str]) -> None:
-        har, between = self.args.format == "har", ""
-        flush = not self.args.files or not all(map(os.path.isfile, self.args.files))
-        with output_errors():
-            print(HAR_BEGIN if har else "", end="")
-            with contextlib.suppress(KeyboardInterrupt), contextlib.closing(lines):
-                for line in itertools.islice(lines, self.args.c):
-                    print(between + line if har else line + "\n", end="", flush=flush)
-                    between = ",\n"
-            print(HAR_END if har else "", end="", flush=True)
+    def _count_notes(self, analyzer: HTTPAnalyzer, source: CaptureFile | Live) -> None:
+        self.notes += analyzer.notes()
+        if drops := source.drops():
+            print_message("warning", f"the kernel dropped {drops:,} packets: use a narrower FILTER, or tcpdump -w")
+
+    def write(self) -> None:
+        """Write the exchanges or the summary to standard output, and the notes to standard error."""
+        with output_errors(), contextlib.closing(self.exchanges()) as found:
+            selected = itertools.islice(found, self.args.c)
             if self.args.summary:
-                to = sys.stdout if self.args.format == "text" else sys.stderr
-                print(*self.summary.lines(), sep="\n", file=to, flush=True)
+                self._write_summary(selected)
+            else:
+                self._write_exchanges(selected)
+        for note, count in self.notes.most_common():
+            print_message("info", f"{count:,} {note}")
 
+    def _write_exchanges(self, found: Iterator[Exchange]) -> None:
+        begin, end = (HAR_BEGIN, HAR_END) if self.args.format == "har" else ("", "")
+        make_line = self._formats[self.args.format]
+        flush = not self.args.files or not all(map(os.path.isfile, self.args.files))
+        print(begin, end="")
+        with contextlib.suppress(KeyboardInterrupt):
+            for number, exchange in enumerate(found):
+                line = make_line(exchange, self._save(exchange))
+                if end:
+                    print((",\n" if number else "") + line, end="", flush=flush)
+                else:
+                    print(line, flush=flush)
+        print(end, end="", flush=True)
 
-def undisturbed() -> None:
-    """Ctrl+C and the like are for the process that gives the jobs."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    def _write_summary(self, found: Iterator[Exchange]) -> None:
+        summary = Summary()
+        with contextlib.suppress(KeyboardInterrupt):
+            for exchange in found:
+                self._save(exchange)
+                summary.add(exchange)
+        text = json.dumps(summary.as_dict()) if self.args.format == "json" else "\n".join(summary.lines())
+        print(text, flush=True)
 
-
-def job(args: argparse.Namespace, folder: str, path: str) -> tuple[str, Summary, bool]:
-    """In a process of its own: the lines of a file, in a file; so that others need not wait, nor memory hold them."""
-    run = Run(argparse.Namespace(**{**vars(args), "duration": None}))
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="surrogateescape", dir=folder, delete=False) as file:
-        file.writelines(line + "\n" for line in run.lines(path))
-    return file.name, run.summary, run.failed
+    def _save(self, exchange: Exchange) -> str | None:
+        """Save the body of the response, if that is wanted. Return the path of the file."""
+        if self._files is None:
+            return None
+        try:
+            return self._files.save(exchange)
+        except OSError as error:
+            print_message("error", f"cannot save to {printable(self.args.save)}: {error.strerror}")
+            sys.exit(1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     reserve_standard_descriptors()
     args = parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's alphabet lacks a letter
+        sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the terminal's encoding lacks
     logging.basicConfig(format=f"{PROGRAM}: info: %(message)s", level=logging.INFO)
-    logging.getLogger("scapy.runtime").setLevel(logging.CRITICAL)  # what fails, is said here
+    logging.getLogger("scapy.runtime").setLevel(logging.CRITICAL)  # Errors of scapy are printed by this program.
     run = Run(args)
-    run.write(run.all_lines())
+    run.write()
     return int(run.failed)
 
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: 0BSD
-"""Compare http_analyzer.py with tshark, httpry and the tutorial's loop: exchanges a second, of one capture.
+"""Compare http_analyzer.py with tshark, httpry and the tutorial's loop: seconds of CPU time for generated captures.
 
-The capture is made on loopback, of nginx and wrk where they are installed, else of Python's own. It needs root: for
-tcpdump, and for a network of its own, in which frames are as long as Ethernet's; loopback's are of up to 64 KiB.
+http_capture.py writes the captures: 1 to 20 exchanges per connection, bodies of 0 to 20 kB in segments of 1,448 bytes.
+Two more captures show the cost of a frame: one download of 500 MB, and 100 downloads whose segments alternate. The last
+part is live: nginx and wrk, or Python's own server and client if they are not installed. It needs root.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ import sys
 import threading
 import time
 
+import http_capture
 from common import (
     CPUS,
     HOST,
@@ -34,12 +36,12 @@ from common import (
     start_benchmark,
 )
 
-EXCHANGES = 160_000
-FRAMES = 5.5  # of an exchange
+EXCHANGES = 20_000, 80_000  # of the two captures
+DOWNLOAD_BYTES = 500_000_000
 PAGE = "<p>A paragraph of a page, as long as many are on the web, and then some more.</p>\n" * 50  # 4 kB
 OURS = [sys.executable, ROOT / "http_analyzer.py", "-r"]
 TUTORIAL = [sys.executable, ROOT / "tests" / "ten_lines" / "http_analyzer.py"]
-TUTORIAL_SHARE = 100  # it is that slow: its capture is so much smaller
+TUTORIAL_FRAMES = 10_000  # The tutorial's loop is so slow that it gets only the first frames.
 NGINX = """daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/errors;
 events {{}} http {{ access_log off; keepalive_requests 100000000; default_type text/html;
 client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
@@ -90,14 +92,19 @@ def ask(port, seconds):
     return count
 
 
-def make_capture(folder, scale):
-    port, path = free_port(), folder / "all.pcap"
-    packets = int(EXCHANGES * FRAMES * scale)
-    dump = ["tcpdump", "-i", "lo", "-B", "262144", "-c", packets, "-Z", "root", "-w", path, "tcp", "port", port]
-    with serve(folder, port), running(*dump):
-        time.sleep(1.5)
-        ask(port, 8 if shutil.which("wrk") else 80)
-    return path
+def make_downloads(path, connections, total_bytes):
+    """Write a capture of downloads whose segments alternate; return the number of its frames."""
+    with open(path, "wb") as file:
+        file.write(http_capture.FILE_HEADER)
+        size = total_bytes // connections
+        downloads = [http_capture.Connection(file, number, number) for number in range(connections)]
+        for each in downloads:
+            each.send(0, http_capture.PSH | http_capture.ACK, b"GET /file HTTP/1.1\r\nHost: example.com\r\n\r\n")
+            each.send(1, http_capture.ACK, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for at in range(0, size, http_capture.SEGMENT_BYTES):
+            for each in downloads:
+                each.send(1, http_capture.ACK, bytes(min(http_capture.SEGMENT_BYTES, size - at)))
+    return connections * (2 + -(-size // http_capture.SEGMENT_BYTES))
 
 
 def watch_live(folder, seconds):
@@ -115,7 +122,7 @@ def watch_live(folder, seconds):
         analyzer.send_signal(signal.SIGINT)
         _, said = analyzer.communicate()
         lines.seek(0)
-        shown = sum(line.rstrip().endswith(b" ms") and b" 200 " in line for line in lines)
+        shown = sum(b" 200 " in line and b" [" not in line for line in lines)
     print(f"\nLive, {asked / seconds:,.0f} requests/s for {seconds} s: {asked:,} answered, {shown:,} shown whole")
     print(said.decode() or "no packet dropped by the kernel")
 
@@ -139,37 +146,51 @@ def peak_mb(path):
     return int(subprocess.check_output([sys.executable, "-c", code, *map(str, [*OURS, path])])) / 1024
 
 
-def main():
-    args = start_benchmark(__doc__, rounds=3, peer="what asks")
-    enter_namespace()
-    subprocess.run(["ip", "link", "set", "lo", "mtu", "1500", "gso_max_segs", "1"], check=True)
-    os.sched_setaffinity(0, CPUS)  # what makes the capture, and --jobs, may have them all
-    folder = build_directory()
-    path = make_capture(folder, args.scale)
-    found = subprocess.run([*OURS, path, "--json"], capture_output=True, text=True, check=False).stdout
-    exchanges = found.count('"problems": []')
-    small = folder / "small.pcap"
-    frames = path.stat().st_size // 500 // TUTORIAL_SHARE
-    subprocess.run(["tcpdump", "-r", path, "-c", str(frames), "-w", small], check=True, capture_output=True)
-    few = subprocess.check_output([*OURS, small]).count(b" 200 ")
+def compare_capture(path, exchanges, rounds):
+    fields = ["-e", "http.request.method", "-e", "http.request.full_uri", "-e", "http.response.code"]
     runs = {
-        "http_analyzer.py": ([*OURS, path], exchanges),
-        "http_analyzer.py --json": ([*OURS, path, "--json"], exchanges),
-        "tshark": (
-            ["tshark", "-r", path, "-Y", "http.request", "-T", "fields", "-e", "http.request.full_uri"],
-            exchanges,
-        ),
-        "httpry": (["httpry", "-r", path, "-o", folder / "httpry", "tcp"], exchanges),
-        "the tutorial's loop": ([*TUTORIAL, small], few),
+        "http_analyzer.py": [*OURS, path],
+        "http_analyzer.py --json": [*OURS, path, "--json"],
+        "tshark": [
+            "tshark",
+            "-r",
+            path,
+            "-Y",
+            "http",
+            "-T",
+            "fields",
+            *(word for each in fields for word in ("-e", each)),
+        ],
+        "httpry": ["httpry", "-r", path, "-o", path.with_suffix(".httpry"), "tcp"],
     }
-    runs = {name: functools.partial(run, *each) for name, each in runs.items() if shutil.which(each[0][0])}
+    runs = {name: functools.partial(run, each, exchanges) for name, each in runs.items() if shutil.which(each[0])}
     size = f"{exchanges:,} exchanges, {path.stat().st_size / 1e6:,.0f} MB"
-    print_rates(f"A capture of {size}", "exchanges/s of CPU time", compare(runs, args.rounds), "http_analyzer.py")
-    print(f"\nMemory at most: {peak_mb(path):.0f} MB; of a hundredth of the capture: {peak_mb(small):.0f} MB")
-    for jobs in (1, 2):
-        started = time.monotonic()
-        subprocess.run([*OURS, path, path, "--jobs", str(jobs)], stdout=subprocess.DEVNULL, check=True)
-        print(f"Two files, --jobs {jobs}: {time.monotonic() - started:.1f} s")
+    print_rates(f"A capture of {size}", "exchanges/s of CPU time", compare(runs, rounds), "http_analyzer.py")
+    print(f"\nMemory at most: {peak_mb(path):.0f} MB")
+
+
+def main():
+    args = start_benchmark(__doc__, rounds=3, peer="the client")
+    folder = build_directory()
+    for count in EXCHANGES:
+        path = folder / f"{count}.pcap"
+        http_capture.write_capture(path, max(int(count * args.scale), 100))
+        compare_capture(path, max(int(count * args.scale), 100), args.rounds)
+        if count == EXCHANGES[0]:
+            small = folder / "small.pcap"
+            command = ["tcpdump", "-r", path, "-c", str(TUTORIAL_FRAMES), "-w", small]
+            subprocess.run(command, check=True, capture_output=True)
+            few = subprocess.check_output([*OURS, small]).count(b"GET ")
+            print(f"The tutorial's loop: {run([*TUTORIAL, small], few).rate:,.0f} requests/s of CPU time")
+        path.unlink()
+    for connections in (1, 100):
+        path = folder / "downloads.pcap"
+        frames = make_downloads(path, connections, int(DOWNLOAD_BYTES * args.scale))
+        rate = run([*OURS, path], frames)
+        print(f"{connections} downloads: {rate.rate:,.0f} frames/s of CPU time, {peak_mb(path):.0f} MB")
+        path.unlink()
+    enter_namespace()
+    os.sched_setaffinity(0, CPUS)
     watch_live(folder, LIVE_S if args.scale == 1 else 1)
 
 
