@@ -26,6 +26,7 @@ import base64
 import codecs
 import contextlib
 import ctypes
+import functools
 import gzip
 import heapq
 import importlib
@@ -37,16 +38,16 @@ import math
 import os
 import re
 import select
+import shlex
 import shutil
 import signal
 import socket
-import stat
 import struct
 import sys
 import textwrap
 import time
 import zlib
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -61,115 +62,391 @@ __version__ = "2.0.0"
 log = logging.getLogger(__name__)
 
 PROGRAM = os.path.basename(__file__)
-MAX_ENCAPSULATIONS = 16  # headers between the link layer and TCP, such as VLAN tags, MPLS labels and tunnels
-MAX_DATAGRAMS = 64  # IP datagrams that wait for fragments
-MAX_FRAGMENTS = 256  # per datagram; at an MTU of 576 bytes, the longest datagram has 119
-MAX_UNREAD_KINDS = 100  # kinds of frames that are counted one by one, because they cannot be read
-MAX_HEAD_BYTES = 65_536  # the start line with its header lines; servers allow 8 to 64 KiB
-MAX_LINE_BYTES = 4_096  # a chunk size with its extensions, or a start line after a gap
-MAX_PROBE_BYTES = 65_536  # per direction, in which a connection must show its first HTTP message
-MAX_OPEN_REQUESTS = 1_000  # pipelined requests per connection that have no response yet
-MAX_OUT_OF_ORDER_BYTES = 1_048_576  # per connection; a large receive window (RFC 7323)
-MAX_OUT_OF_ORDER_SEGMENTS = 1_024  # per connection
-MAX_CONNECTIONS = 20_000  # each costs about 1.5 kB
-MAX_KEPT_BYTES = 16_777_216  # out-of-order segments, incomplete heads and unprinted messages, all connections
-MAX_BODIES_BYTES = 16_777_216  # all bodies that are kept for --bodies and --save
-MAX_BODY_BYTES = 1_048_576  # the default of --max-body
-MESSAGE_BYTES = 800  # memory that a message costs in addition to its head
-SEGMENT_BYTES = 200  # memory that an out-of-order segment costs in addition to its payload
-# Missing bytes count as lost after this number of segments or seconds, because captures reorder packets.
-GRACE_SEGMENTS = 16
-GRACE_S = 1.0
-IDLE_S = 3_600.0  # A connection without a packet for so long is dropped. A long poll can take 20 minutes.
-# A segment within this distance behind the end of a closed connection is a late one of that connection.
-REUSE_BYTES = 16_777_216
-MAX_FRAME_BYTES, MAX_BLOCK_BYTES = 262_144, 1 << 24  # of a file: a longer frame, as in libpcap, or block is damage
-LONGEST_BYTES = 66_000  # of a frame: the loopback interface's are of up to 65,550
-BATCH = 256  # packets, before somebody may stop it
-RECEIVE_BUFFER_BYTES = 33_554_432  # of the kernel: some 40,000 packets
-# The filter "tcp" would miss TCP inside VLANs, tunnels, IP fragments and IPv6 extension headers.
-DEFAULT_FILTER = (
-    "tcp or ip6 or ip proto 4 or ip proto 41 or ip proto 47 or ip proto 51 or ip proto 137"
-    " or udp port 1701 or udp port 2152 or udp port 4789 or udp port 6081 or udp port 8472 or ip[6:2] & 0x3fff != 0"
-    " or ether proto 0x8100 or ether proto 0x88a8 or ether proto 0x9100 or ether proto 0x9200"
-    " or ether proto 0x8847 or ether proto 0x8848 or ether proto 0x8864 or ether[12:2] <= 1500"
-)
-MAX_HOSTS = 10_000  # The summary counts this many hosts one by one.
-MAX_METHODS = 100  # The summary counts this many methods one by one.
-MAX_URLS = 2_000  # The summary counts this many URLs one by one, with their response times.
-MAX_URL_CHARACTERS = 300  # The summary prints this much of a URL.
-MAX_NAME_BYTES = 255  # the limit for a file name on most file systems
-TICK_S = 1.0  # seconds between two updates of the progress and two searches for idle connections
 
-# Numbers of Linux that the socket module does not name (packet(7); include/uapi/linux/if_packet.h).
-SOL_PACKET, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING = 263, 6, 8, 23
-SO_RCVBUFFORCE, SO_TIMESTAMPNS, ARPHRD_LOOPBACK, OUTGOING = 33, 35, 772, 4
-ON_LINUX = sys.platform == "linux"
+# Capture: files, interfaces and link layers. sniff.py and http_analyzer.py contain this region word for word.
+
 NANO = 1_000_000_000
-
-ETHERNET, RAW, VLANS = 1, 101, (0x8100,)
-Record = tuple[int, int, int, str | None, bytes]  # time in ns, length on the wire, link type, interface, frame
+MAX_FRAME_BYTES, MAX_BLOCK_BYTES = 262_144, 1 << 24  # A longer frame (as in libpcap) or block of a file is damage.
+MAX_INTERFACES = 100_000  # interface blocks in a section of a pcapng file
+MAX_LIVE_FRAME_BYTES = 66_000  # The loopback interface has frames of up to 65,550 bytes.
+BATCH = 256  # packets that are read before they are printed
+TICK_S = 0.25  # longest wait for packets before the stop flag is checked
+ON_LINUX = sys.platform == "linux"
+# Constants of Linux that the socket module lacks (packet(7), socket(7); include/uapi/linux/if_packet.h, if_arp.h).
+SOL_PACKET, PACKET_ADD_MEMBERSHIP, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING = 263, 1, 6, 8, 23
+SO_ATTACH_FILTER, SO_RCVBUFFORCE, SO_TIMESTAMPNS, SIOCGIFNETMASK = 26, 33, 35, 0x891B
+ARPHRD_LOOPBACK, PACKET_OUTGOING = 772, 4
+ETHERNET, RAW = 1, 101  # link types, see https://www.tcpdump.org/linktypes.html
+LINKTYPE_OF = {
+    1: ETHERNET,
+    ARPHRD_LOOPBACK: ETHERNET,
+    512: 9,
+    801: 105,
+    803: 127,
+}  # keys: ARPHRD_* numbers; RAW for all others
+IPV4, IPV6, MPLS, VLANS = 0x0800, 0x86DD, 0x8847, (0x8100, 0x88A8, 0x9100)  # EtherTypes
 PCAPNG = b"\n\r\r\n"
-# What pcap begins with: its byte order, and nanoseconds in a unit of its times
-UNITS = {0xA1B2C3D4: 1000, 0xA1B23C4D: 1}
-MAGICS = {struct.pack(f"{order}I", magic): (order, UNITS[magic]) for order in "<>" for magic in UNITS}
+PCAP_FORMATS = {
+    0xA1B2C3D4: (1000, "IIII"),
+    0xA1B23C4D: (1, "IIII"),
+    0xA1B2CD34: (1000, "IIII8x"),
+}  # pcap: unit in ns, record
+MAGICS = {struct.pack(order + "I", magic): (order, *PCAP_FORMATS[magic]) for order in "<>" for magic in PCAP_FORMATS}
 
-NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
-# Control characters, separators of lines and paragraphs, bidirectional controls, surrogates, the byte order mark.
-UNPRINTABLE = re.compile(
-    f"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff{NONCHARACTERS}]+"
-)
+Record = tuple[int, int, int, str | None, bytes]  # time in ns, length on the wire, link type, interface, frame
 
 
 class CaptureError(Exception):
-    """A capture that cannot be read to its end, or an interface that cannot be opened."""
+    """A file or an interface cannot be read, or not to its end. The text is for the user."""
 
 
-class Body(NamedTuple):
-    """A message body without its chunked coding, and without gzip or another content coding that can be decoded.
+class Stop:
+    """A flag that Ctrl+C, SIGTERM or the end of --duration sets. It is checked between batches: no output is torn."""
 
-    text is None if the body is not text. is_cut is True if a limit removed the end of the body.
-    """
+    def __init__(self, duration_s: float | None = None) -> None:
+        self._requested, self._ends_at = False, time.monotonic() + (duration_s or math.inf)
 
-    data: bytes
-    text: str | None
-    is_cut: bool
+    def catch_signals(self) -> None:
+        with contextlib.suppress(ValueError):  # Only the main thread receives signals.
+            signal.signal(signal.SIGINT, self._request)
+            signal.signal(signal.SIGTERM, self._request)
 
+    def _request(self, number: int, _: object) -> None:
+        self._requested = True
+        signal.signal(number, signal.SIG_DFL)  # A second signal ends the program at once.
 
-class Exchange(NamedTuple):
-    """A request and its response, with the keys of --json; None where a value is not known. Pass arguments by name.
-
-    A frozen dataclass with as many fields would cost a seventh of the whole run time.
-    """
-
-    time: float
-    client: str
-    server: str
-    method: str | None
-    url: str | None
-    host: str | None
-    target: str | None
-    version: str | None
-    status: int | None
-    reason: str | None
-    request_bytes: int | None
-    response_bytes: int | None
-    content_type: str | None
-    user_agent: str | None
-    ttfb_s: float | None
-    duration_s: float | None
-    problems: tuple[str, ...]
-    request_headers: tuple[tuple[str, str], ...] | None = None
-    response_headers: tuple[tuple[str, str], ...] | None = None
-    request_body: Body | None = None
-    response_body: Body | None = None
+    def __bool__(self) -> bool:
+        return self._requested or time.monotonic() >= self._ends_at
 
 
-# Frames: from the link layer to the TCP segment.
+@contextlib.contextmanager
+def capture_errors(what: str) -> Iterator[None]:
+    """Turn the errors of opening or reading `what` into CaptureError."""
+    try:
+        yield
+    except PermissionError:
+        if os.path.exists(what):
+            raise
+        command = shlex.join(["sudo", sys.executable, *sys.argv])
+        raise CaptureError(f"capturing needs root; run: {command}") from None
+    except (OSError, ValueError) as error:
+        raise CaptureError(f"{what}: {getattr(error, 'strerror', None) or error}") from None
+    except (EOFError, zlib.error, struct.error, IndexError, OverflowError):
+        raise CaptureError("the file is cut off or damaged; the packets before that were read") from None
 
-IPV4, IPV6, BRIDGED_ETHERNET, PPP, MPLS = 0x0800, 0x86DD, 0x6558, 0x880B, 0x8847  # EtherTypes
-ERSPAN = 0x88BE
-TCP, UDP, FRAGMENT, NOTHING_TO_READ = 6, 17, 44, -1  # IP protocols; the last one stands for a payload without TCP
+
+def compile_filter(expression: str, linktype: int, netmask: int = 0) -> Any:
+    """Return libpcap's BPF program for an expression (pcap-filter(7)). Raise CaptureError if there is none."""
+    with capture_errors("the filter"):
+        pcap: Any = importlib.import_module("scapy.libs.winpcapy")
+    program, dlt = pcap.bpf_program(), {14: 12, RAW: 12}.get(linktype, linktype)  # libpcap's number of raw IP
+    handle = pcap.pcap_open_dead(dlt, MAX_FRAME_BYTES)
+    failed = pcap.pcap_compile(handle, ctypes.byref(program), expression.encode(), 1, netmask)
+    message = bytes(pcap.pcap_geterr(handle)).decode(errors="replace")
+    pcap.pcap_close(handle)
+    if failed:
+        raise CaptureError(f"the filter: {message}")
+    return program
+
+
+@functools.lru_cache(16)
+def filter_function(expression: str, linktype: int) -> Callable[[bytes, int], int]:
+    """Return a function of a frame and its length on the wire that applies a filter as tcpdump does to a file."""
+    skip = 4 if linktype in (0, 108) else 0  # libpcap reads only the address families of its own system.
+    program = compile_filter(expression, RAW if skip else linktype)
+    from scapy.libs.winpcapy import _lib, pcap_pkthdr
+
+    loads = [each.k & 0xFFFFFFFF for each in program.bf_insns[: program.bf_len] if each.code & 0xE7 in (0x20, 0x21)]
+    if max(loads, default=0) >= 0xFFFFF000:  # An ancillary load (SKF_AD_OFF) reads what only a live packet has.
+        raise CaptureError("the filter: direction and interface are not recorded here")
+    pointer = ctypes.c_void_p
+    run = ctypes.CFUNCTYPE(ctypes.c_int, pointer, pointer, ctypes.c_char_p)(("pcap_offline_filter", _lib))
+    header = pcap_pkthdr()
+
+    def matches(frame: bytes, length: int) -> int:
+        header.caplen, header.len = len(frame) - skip, length
+        return len(frame) >= skip and run(ctypes.byref(program), ctypes.byref(header), frame[skip:])
+
+    return matches
+
+
+class Pipe(io.FileIO):
+    """Standard input or a FIFO. A requested stop raises KeyboardInterrupt, because read() would continue to wait."""
+
+    stop = Stop()
+
+    def readinto(self, buffer: Any) -> int | None:
+        ready = False
+        while not ready:
+            ready = bool(select.select([self], [], [], TICK_S)[0])
+            if self.stop:
+                raise KeyboardInterrupt
+        return super().readinto(buffer)
+
+
+class CaptureFile:
+    """A pcap or pcapng file, also compressed with gzip. "-" is standard input. Raises CaptureError and OSError."""
+
+    interface = ""
+    linktype, nano = -1, False  # A pcapng file can have several link types.
+
+    def __init__(self, files: contextlib.ExitStack, path: str, expression: str, stop: Stop) -> None:
+        regular = os.path.isfile(path)
+        self.raw = (io.FileIO if regular else Pipe)(0 if path == "-" else path, closefd=path != "-")
+        self._file: Any = files.enter_context(io.BufferedReader(self.raw))
+        self._expression = expression
+        self._batch_size = BATCH if regular else 1  # Packets from a pipe are printed as they arrive.
+        if isinstance(self.raw, Pipe):
+            self.raw.stop = stop
+        with capture_errors(path):
+            if self._file.peek(1)[:1] == b"\x1f":
+                self._file = gzip.GzipFile(fileobj=self._file)
+            magic = self._file.read(4)
+            if magic not in (PCAPNG, *MAGICS):
+                raise CaptureError("not a capture file: neither pcap nor pcapng")
+            self._records = self._pcapng() if magic == PCAPNG else self._pcap(*MAGICS[magic])
+            if expression:  # An error in it is reported at once, and scapy is loaded before privileges are dropped.
+                first = [*itertools.islice(self._records, 1)]
+                filter_function(expression, first[0][2] if first else max(self.linktype, ETHERNET))
+                self._records = itertools.chain(first, self._records)
+
+    def batches(self) -> Iterator[list[Record]]:
+        """Yield lists of packets. Raise CaptureError for damage, after the packets before it."""
+        batch, failure, is_last = list[Record](), None, False
+        while not is_last:
+            batch = []
+            try:
+                with capture_errors("the file"):
+                    batch.extend(itertools.islice(self._records, self._batch_size))
+            except CaptureError as error:
+                failure = error
+            is_last = len(batch) < self._batch_size
+            if self._expression:
+                batch = [each for each in batch if filter_function(self._expression, each[2])(each[4], each[1])]
+            yield batch
+        if failure:
+            raise failure
+
+    def _read(self, size: int) -> bytes:
+        data = self._file.read(size) if size <= MAX_BLOCK_BYTES else b""
+        if len(data) < size:
+            raise EOFError
+        return data
+
+    def _pcap(self, order: str, unit: int, form: str) -> Iterator[Record]:
+        """Read the header, and return the packets (draft-ietf-opsawg-pcap)."""
+        self.linktype = struct.unpack(order + "16xI", self._read(20))[0] & 0x03FFFFFF
+        self.nano = unit == 1
+        return self._pcap_records(struct.Struct(order + form), unit)
+
+    def _pcap_records(self, header: struct.Struct, unit: int) -> Iterator[Record]:
+        read, linktype, unpack, size = self._file.read, self.linktype, header.unpack, header.size
+        while head := read(size):
+            second, fraction, kept, length = unpack(head)
+            frame = read(kept) if kept <= MAX_FRAME_BYTES else b""
+            if len(frame) < kept:
+                raise EOFError
+            yield second * NANO + fraction * unit, length, linktype, None, frame
+
+    def _pcapng(self) -> Iterator[Record]:
+        """Yield the packets in the blocks of a pcapng file (draft-ietf-opsawg-pcapng)."""
+        order, interfaces, head = "<", list[tuple[int, int, int, int]](), PCAPNG + self._read(8)
+        while head:
+            if head[:4] == PCAPNG:
+                order, interfaces = "<" if head[8] == 0x4D else ">", []
+            kind, size = struct.unpack_from(order + "II", head)
+            if size < 12 or size % 4:
+                raise EOFError
+            body = (head[8:] + self._read(size - 12))[:-4]
+            if kind == 1:
+                interfaces.append(self._interface(order, body))
+                if len(interfaces) > MAX_INTERFACES:
+                    raise EOFError
+            elif kind in (2, 6):  # an enhanced packet block, or the obsolete packet block
+                fields = struct.unpack_from(order + ("5I" if kind == 6 else "HxxIIII"), body)
+                yield self._packet(interfaces[fields[0]], body[20:], *fields[1:5])
+            elif kind == 3:  # A simple packet block has no time and no captured length.
+                (length,) = struct.unpack_from(order + "I", body)
+                packet = self._packet(interfaces[0], body[4:], 0, 0, min(length, interfaces[0][1] or length), length)
+                yield 0, *packet[1:]
+            head = self._file.read(12)
+
+    @staticmethod
+    def _packet(
+        interface: tuple[int, int, int, int], data: bytes, high: int, low: int, kept: int, length: int
+    ) -> Record:
+        linktype, _, ticks, offset_s = interface
+        if kept > min(len(data), MAX_FRAME_BYTES):
+            raise EOFError
+        return (high << 32 | low) * NANO // ticks + offset_s * NANO, length, linktype, None, data[:kept]
+
+    def _interface(self, order: str, body: bytes) -> tuple[int, int, int, int]:
+        """Return link type, snapshot length, clock ticks in a second and offset in seconds of an interface block."""
+        at, ticks, offset_s = 8, 1_000_000, 0
+        while at + 4 <= len(body):
+            code, size = struct.unpack_from(order + "HH", body, at)
+            if code == 9:  # if_tsresol
+                ticks = 2 ** (body[at + 4] & 127) if body[at + 4] & 128 else 10 ** body[at + 4]
+                self.nano = self.nano or ticks > 1_000_000
+            elif code == 14:  # if_tsoffset
+                (offset_s,) = struct.unpack_from(order + "q", body, at + 4)
+            at += 4 + size + -size % 4
+        return *struct.unpack_from(order + "HxxI", body), ticks, offset_s
+
+    def drops(self) -> int:
+        return 0
+
+
+class Live:
+    """An interface of this machine; on Linux, "any" is all of them. Raises CaptureError."""
+
+    raw, nano = None, False
+
+    def __init__(
+        self, files: contextlib.ExitStack, interface: str | None, expression: str, buffer_bytes: int, promiscuous: bool
+    ) -> None:
+        self.interface, self._drops = pick_interface(interface), 0
+        with capture_errors(self.interface):
+            (self._open if ON_LINUX else self._open_elsewhere)(files, expression, buffer_bytes, promiscuous)
+
+    def _open(self, files: contextlib.ExitStack, expression: str, buffer_bytes: int, promiscuous: bool) -> None:
+        name = "" if self.interface == "any" else self.interface
+        all_protocols = 0 if name else socket.htons(3)  # ETH_P_ALL
+        self._socket: Any = files.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, all_protocols))
+        put = self._socket.setsockopt
+        if name:
+            self._socket.bind((name, 0))  # Without a protocol, nothing is received before the filter is set.
+        hardware = self._socket.getsockname()[3] if name else 1
+        self.linktype = LINKTYPE_OF.get(hardware, RAW)
+        self._by_tag = bool(re.search(r"\bvlan\b", expression))  # The kernel removes the tag before a filter sees it.
+        self._late = expression if self._by_tag or not name else ""
+        if self._late:
+            filter_function(self._late, self.linktype)  # An error in it is reported at once.
+        elif expression:
+            program = compile_filter(expression, self.linktype, self._netmask(name))
+            address = ctypes.addressof(program.bf_insns.contents)
+            put(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", program.bf_len, address))
+        put(SOL_PACKET, PACKET_AUXDATA, 1)
+        put(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        with contextlib.suppress(OSError):  # before Linux 4.20
+            put(SOL_PACKET, PACKET_IGNORE_OUTGOING, int(hardware == ARPHRD_LOOPBACK))
+        if name and promiscuous:  # struct packet_mreq
+            put(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("iHH8x", socket.if_nametoindex(name), 1, 0))
+        try:
+            put(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
+        except PermissionError:
+            put(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+        if name:
+            self._socket.bind((name, 3))
+
+    def _netmask(self, name: str) -> int:
+        """Return the IPv4 netmask of an interface, in network byte order, as libpcap expects it; 0 if it has none."""
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            reply = fcntl.ioctl(self._socket, SIOCGIFNETMASK, struct.pack("256s", name.encode()))
+            return int.from_bytes(reply[20:24], sys.byteorder)
+        return 0
+
+    def _open_elsewhere(self, files: contextlib.ExitStack, expression: str, _: int, promiscuous: bool) -> None:
+        self._socket = scapy_conf().L2listen(iface=self.interface, filter=expression or None, promisc=promiscuous)
+        files.callback(self._socket.close)
+        self.linktype = 0 if re.match("lo|utun|gif", self.interface) else ETHERNET
+
+    def batches(self) -> Iterator[list[Record]]:
+        """Yield lists of packets, after TICK_S at the latest. A list can be empty."""
+        receive = self._receive if ON_LINUX else self._receive_elsewhere
+        while True:
+            with capture_errors(self.interface):
+                batch = [*receive()]
+            yield batch
+
+    def _receive(self) -> Iterator[Record]:
+        if not select.select([self._socket], [], [], TICK_S)[0]:
+            return
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(BATCH):
+                frame, control, _, address = self._socket.recvmsg(MAX_LIVE_FRAME_BYTES, 128, socket.MSG_DONTWAIT)
+                name, _, direction, hardware, _ = address
+                if direction == PACKET_OUTGOING and hardware == ARPHRD_LOOPBACK:
+                    continue  # The loopback interface delivers it a second time.
+                linktype, shown = LINKTYPE_OF.get(hardware, RAW), name if self.interface == "any" else None
+                time_ns, length, tag = read_control(control, len(frame))
+                whole = frame[:12] + tag + frame[12:] if tag else frame
+                judged = whole if self._by_tag else frame  # as in the kernel, without the tag
+                if not self._late or filter_function(self._late, linktype)(judged, length):
+                    yield time_ns, length + len(tag), linktype, shown, whole
+
+    def _receive_elsewhere(self) -> Iterator[Record]:
+        for ready in self._socket.select([self._socket], TICK_S):
+            _, frame, when = ready.recv_raw()
+            if frame:
+                yield int((when or time.time()) * NANO), len(frame), self.linktype, None, frame
+
+    def drops(self) -> int:
+        """Return how many packets the kernel has dropped. Reading its counter resets it."""
+        if ON_LINUX:
+            self._drops += struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
+        return self._drops
+
+
+def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int, int, bytes]:
+    """Return time in ns, length on the wire and VLAN tag of a frame, from its ancillary data (packet(7))."""
+    time_ns, length, tag = 0, kept, b""
+    for level, kind, data in control:
+        if level == SOL_PACKET:  # struct tpacket_auxdata
+            status, length, _, _, _, tci, tpid = struct.unpack("IIIHHHH", data)
+            if status & 0x10:  # TP_STATUS_VLAN_VALID; 0x40 is TP_STATUS_VLAN_TPID_VALID.
+                tag = struct.pack("!HH", tpid if status & 0x40 else VLANS[0], tci)
+        elif kind == SO_TIMESTAMPNS:
+            second, fraction = struct.unpack("ll", data)
+            time_ns = second * NANO + fraction
+    return time_ns, length, tag
+
+
+def scapy_conf() -> Any:
+    """Return scapy's settings: `ifaces` are the interfaces, `iface` is that of the default route."""
+    import scapy.route  # noqa: F401 - It sets iface.
+    from scapy.config import conf
+
+    conf.ifaces.reload()
+    return conf
+
+
+def pick_interface(wanted: str | None) -> str:
+    """Return an interface that exists. Raise CaptureError with the names of all interfaces if it does not."""
+    conf = scapy_conf()
+    names = [*(name for _, name in socket.if_nameindex()), "any"] if ON_LINUX else [*conf.ifaces.keys()]
+    if wanted is not None and wanted not in names:
+        raise CaptureError(f"there is no interface {wanted}; choose one of: {', '.join(names)}")
+    return wanted or str(conf.iface)
+
+
+def check_for_file(words: list[str]) -> None:
+    """Raise CaptureError if the filter is the name of a capture file: the option -r is missing."""
+    if words and re.search(r"\.(pcap|pcapng|cap|dump)(\.gz)?$|^[./~].*", words[0]):
+        raise CaptureError(f"{words[0]} is not a filter; did you mean -r {shlex.quote(words[0])}?")
+
+
+def drop_privileges(user: str | None, created: list[int]) -> str:
+    """Become `user`, or the caller of sudo, after giving them the created files. Return a message, or ""."""
+    if not hasattr(os, "geteuid") or os.geteuid():
+        return ""
+    import pwd
+
+    try:
+        uid, gid = (pwd.getpwnam(user) if user else pwd.getpwuid(int(os.environ.get("SUDO_UID", 0))))[2:4]
+    except (KeyError, ValueError, OverflowError):
+        raise CaptureError(f"there is no user {user or 'SUDO_UID'}; check --user") from None
+    if not uid:
+        return ""
+    codecs.lookup("unicode_escape")  # That user may not be allowed to read this Python's files.
+    for descriptor in created:
+        os.fchown(descriptor, uid, gid)
+    os.setgroups([])
+    os.setgid(gid)
+    os.setuid(uid)
+    return f"running as user {uid} and group {gid} from now on"
 
 
 def read_raw(frame: bytes, at: int) -> tuple[int, int]:
@@ -228,6 +505,99 @@ LINK_LAYERS: dict[int, tuple[str, Callable[[bytes], tuple[int, int]]]] = {
     239: ("NFLOG", read_nflog),
     276: ("Linux cooked v2", lambda frame: (read_ethertype(frame, 0)[0], 20)),
 }
+
+
+# Limits and constants.
+
+MAX_ENCAPSULATIONS = 16  # headers between the link layer and TCP, such as VLAN tags, MPLS labels and tunnels
+MAX_DATAGRAMS = 64  # IP datagrams that wait for fragments
+MAX_FRAGMENTS = 256  # per datagram; at an MTU of 576 bytes, the longest datagram has 119
+MAX_UNREAD_KINDS = 100  # kinds of frames that are counted one by one, because they cannot be read
+MAX_HEAD_BYTES = 65_536  # the start line with its header lines; servers allow 8 to 64 KiB
+MAX_LINE_BYTES = 4_096  # a chunk size with its extensions, or a start line after a gap
+MAX_PROBE_BYTES = 65_536  # per direction, in which a connection must show its first HTTP message
+MAX_OPEN_REQUESTS = 1_000  # pipelined requests per connection that have no response yet
+MAX_OUT_OF_ORDER_BYTES = 1_048_576  # per connection; a large receive window (RFC 7323)
+MAX_OUT_OF_ORDER_SEGMENTS = 1_024  # per connection
+MAX_CONNECTIONS = 20_000  # each costs about 1.5 kB
+MAX_KEPT_BYTES = 16_777_216  # out-of-order segments, incomplete heads and unprinted messages, all connections
+MAX_BODIES_BYTES = 16_777_216  # all bodies that are kept for --bodies and --save
+MAX_BODY_BYTES = 1_048_576  # the default of --max-body
+MESSAGE_BYTES = 800  # memory that a message costs in addition to its head
+SEGMENT_BYTES = 200  # memory that an out-of-order segment costs in addition to its payload
+# Missing bytes count as lost after this number of segments or seconds, because captures reorder packets.
+GRACE_SEGMENTS = 16
+GRACE_S = 1.0
+IDLE_S = 3_600.0  # A connection without a packet for so long is dropped. A long poll can take 20 minutes.
+# A segment within this distance behind the end of a closed connection is a late one of that connection.
+REUSE_BYTES = 16_777_216
+RECEIVE_BUFFER_BYTES = 33_554_432  # of the kernel: some 40,000 packets
+# The filter "tcp" would miss TCP inside VLANs, tunnels, IP fragments and IPv6 extension headers.
+DEFAULT_FILTER = (
+    "tcp or ip6 or ip proto 4 or ip proto 41 or ip proto 47 or ip proto 51 or ip proto 137"
+    " or udp port 1701 or udp port 2152 or udp port 4789 or udp port 6081 or udp port 8472 or ip[6:2] & 0x3fff != 0"
+    " or ether proto 0x8100 or ether proto 0x88a8 or ether proto 0x9100 or ether proto 0x9200"
+    " or ether proto 0x8847 or ether proto 0x8848 or ether proto 0x8864 or ether[12:2] <= 1500"
+)
+MAX_HOSTS = 10_000  # The summary counts this many hosts one by one.
+MAX_METHODS = 100  # The summary counts this many methods one by one.
+MAX_URLS = 2_000  # The summary counts this many URLs one by one, with their response times.
+MAX_URL_CHARACTERS = 300  # The summary prints this much of a URL.
+MAX_NAME_BYTES = 255  # the limit for a file name on most file systems
+SWEEP_S = 1.0  # seconds between two updates of the progress and two searches for idle connections
+
+NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
+# Control characters, separators of lines and paragraphs, bidirectional controls, surrogates, the byte order mark.
+UNPRINTABLE = re.compile(
+    f"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff{NONCHARACTERS}]+"
+)
+
+
+class Body(NamedTuple):
+    """A message body without its chunked coding, and without gzip or another content coding that can be decoded.
+
+    text is None if the body is not text. is_cut is True if a limit removed the end of the body.
+    """
+
+    data: bytes
+    text: str | None
+    is_cut: bool
+
+
+class Exchange(NamedTuple):
+    """A request and its response, with the keys of --json; None where a value is not known. Pass arguments by name.
+
+    A frozen dataclass with as many fields would cost a seventh of the whole run time.
+    """
+
+    time: float
+    client: str
+    server: str
+    method: str | None
+    url: str | None
+    host: str | None
+    target: str | None
+    version: str | None
+    status: int | None
+    reason: str | None
+    request_bytes: int | None
+    response_bytes: int | None
+    content_type: str | None
+    user_agent: str | None
+    ttfb_s: float | None
+    duration_s: float | None
+    problems: tuple[str, ...]
+    request_headers: tuple[tuple[str, str], ...] | None = None
+    response_headers: tuple[tuple[str, str], ...] | None = None
+    request_body: Body | None = None
+    response_body: Body | None = None
+
+
+# Frames: from the link layer to the TCP segment.
+
+BRIDGED_ETHERNET, PPP = 0x6558, 0x880B  # EtherTypes
+ERSPAN = 0x88BE
+TCP, UDP, FRAGMENT, NOTHING_TO_READ = 6, 17, 44, -1  # IP protocols; the last one stands for a payload without TCP
 
 
 def read_mpls(frame: bytes, at: int) -> tuple[int, int]:
@@ -1446,7 +1816,7 @@ class HTTPAnalyzer:
             return []
         conversation = stream.conversation
         self._now = max(self._now, time)
-        if self._now - conversation.seen > TICK_S:
+        if self._now - conversation.seen > SWEEP_S:
             self._touch(conversation)
         if flags & (FIN | SYN | RST) or cut or conversation.waiting_segments or conversation.is_reset:
             self._receive(stream, time, segment)
@@ -1501,10 +1871,10 @@ class HTTPAnalyzer:
         return found
 
     def _touch(self, conversation: Conversation) -> None:
-        """Note that a connection is active. This happens at most once per TICK_S and connection."""
+        """Note that a connection is active. This happens at most once per SWEEP_S and connection."""
         conversation.seen = self._now
         self._conversations.move_to_end(conversation)
-        if self._now - self._swept > TICK_S:
+        if self._now - self._swept > SWEEP_S:
             self._sweep()
 
     def _sweep(self) -> None:
@@ -1592,361 +1962,6 @@ class HTTPAnalyzer:
             self._streams.pop(stream.key, None)
 
 
-# Captures: files, and the wire.
-
-
-@contextlib.contextmanager
-def explaining(what: str) -> Iterator[None]:
-    """Around what scapy opens or compiles for `what`: whatever fails is a CaptureError."""
-    from scapy.error import Scapy_Exception
-
-    try:
-        yield
-    except PermissionError:
-        remedies = "use sudo; or setcap cap_net_raw=ep PYTHON, once, and any script of any user may capture"
-        raise CaptureError(f"it needs root: {remedies}") from None
-    except (Scapy_Exception, ValueError, OSError) as error:
-        raise CaptureError(f"{what}: {getattr(error, 'strerror', None) or error}") from None
-
-
-@lru_cache(16)
-def compile_filter(expression: str, linktype: int) -> Callable[[bytes, int], int]:
-    """A function of a frame and its length that runs a BPF expression in libpcap. Raises CaptureError."""
-    skip = 4 if linktype in (0, 108) else 0  # libpcap knows of BSD's families only its own system's
-    with explaining("the filter"):
-        from scapy.arch.common import compile_filter
-        from scapy.libs.winpcapy import _lib, pcap_pkthdr
-
-        program = compile_filter(expression, linktype=12 if skip or linktype == 14 else linktype)
-    number, address = ctypes.c_int, ctypes.c_void_p
-    run = ctypes.CFUNCTYPE(number, address, address, ctypes.c_char_p)(("pcap_offline_filter", _lib))
-    header = pcap_pkthdr()
-
-    def matches(frame: bytes, length: int) -> int:
-        header.caplen, header.len = len(frame) - skip, length
-        return len(frame) >= skip and run(ctypes.byref(program), ctypes.byref(header), frame[skip:])
-
-    return matches
-
-
-def passing(batch: list[Record], expression: str) -> list[Record]:
-    """What a BPF expression lets through; it is compiled for each link type."""
-    return [each for each in batch if compile_filter(expression, each[2])(each[4], each[1])] if expression else batch
-
-
-@contextlib.contextmanager
-def reading() -> Iterator[None]:
-    """Around the reading of a file: it, or gzip's data in it, may end or be wrong anywhere."""
-    try:
-        yield
-    except (OSError, EOFError, zlib.error, struct.error, IndexError) as error:
-        raise CaptureError(getattr(error, "strerror", None) or "the file is cut off or damaged") from None
-
-
-class Pipe(io.FileIO):
-    """One that waits before it reads: a signal that came between would not end read(), as it ends select()."""
-
-    def readinto(self, buffer: Any) -> int | None:
-        while not select.select([self], [], [], TICK_S)[0]:
-            pass
-        return super().readinto(buffer)
-
-
-class CaptureFile:
-    """A pcap or pcapng file, also one packed by gzip; "-" is standard input. Raises CaptureError and OSError."""
-
-    linktype, nano = -1, False  # of pcapng, each packet has its own
-
-    def __init__(self, files: contextlib.ExitStack, path: str, expression: str) -> None:
-        regular = os.path.isfile(path)
-        self._raw = (io.FileIO if regular else Pipe)(0 if path == "-" else path, closefd=path != "-")
-        self._file: Any = files.enter_context(io.BufferedReader(self._raw))
-        self._expression = expression
-        self._at_once = BATCH if regular else 1  # what comes through a pipe is shown as it comes
-        with reading():
-            if self._file.peek(1)[:1] == b"\x1f":
-                self._file = gzip.GzipFile(fileobj=self._file)
-            magic = self._file.read(4)
-            if magic != PCAPNG and magic not in MAGICS:
-                raise CaptureError("no capture file: neither pcap nor pcapng")
-            self._records = self._pcapng() if magic == PCAPNG else self._pcap(*MAGICS[magic])
-            if expression:  # a bad one is told at once; and scapy is loaded as long as it may be: see drop_privileges()
-                first = [*itertools.islice(self._records, 1)]
-                passing(first or [(0, 0, max(self.linktype, ETHERNET), None, b"")], expression)
-                self._records = itertools.chain(first, self._records)
-
-    def batches(self) -> Iterator[list[Record]]:
-        batch = None
-        while batch is None or len(batch) == self._at_once:
-            batch = list[Record]()
-            try:
-                with reading():
-                    batch.extend(itertools.islice(self._records, self._at_once))
-            finally:
-                yield passing(batch, self._expression)
-
-    def _take(self, size: int) -> bytes:
-        data = self._file.read(size) if size <= MAX_BLOCK_BYTES else b""
-        if len(data) < size:
-            raise EOFError
-        return data
-
-    def _pcap(self, order: str, scale: int) -> Iterator[Record]:
-        self.linktype = struct.unpack(order + "16xI", self._take(20))[0] & 0x03FFFFFF
-        self.nano = scale == 1
-        return self._pcap_records(struct.Struct(order + "IIII").unpack, scale)
-
-    def _pcap_records(self, numbers: Callable[[bytes], tuple[int, ...]], scale: int) -> Iterator[Record]:
-        read, linktype = self._file.read, self.linktype
-        while head := read(16):
-            second, fraction, kept, length = numbers(head)
-            frame = read(kept) if kept <= MAX_FRAME_BYTES else b""
-            if len(frame) < kept:
-                raise EOFError
-            yield second * NANO + fraction * scale, length, linktype, None, frame
-
-    def _pcapng(self) -> Iterator[Record]:
-        """The packets in a file's blocks (draft-ietf-opsawg-pcapng)."""
-        order, interfaces, head = "<", list[tuple[int, int, int, int]](), PCAPNG + self._take(8)
-        while head:
-            if head[:4] == PCAPNG:
-                order, interfaces = "<" if head[8] == 0x4D else ">", []
-            kind, size = struct.unpack_from(order + "II", head)
-            if size < 12 or size % 4:
-                raise EOFError
-            body = (head[8:] + self._take(size - 12))[:-4]
-            if kind == 1:
-                linktype, snaplen = struct.unpack_from(order + "HxxI", body)
-                interfaces.append((linktype, snaplen, *self._clock(order, body)))
-            elif kind in (2, 6):  # 2 is obsolete
-                form = order + ("5I" if kind == 6 else "HxxIIII")
-                number, high, low, kept, length = struct.unpack_from(form, body)
-                if kept > MAX_FRAME_BYTES:
-                    raise EOFError
-                linktype, _, ticks, offset_s = interfaces[number]
-                time_ns = (high << 32 | low) * NANO // ticks + offset_s * NANO
-                yield time_ns, length, linktype, None, body[20 : 20 + kept]
-            elif kind == 3:  # a simple one: no time, and what is not padding is the packet
-                (length,) = struct.unpack_from(order + "I", body)
-                linktype, snaplen = interfaces[0][:2]
-                yield 0, length, linktype, None, body[4 : 4 + min(length, snaplen or length)]
-            head = self._file.read(12)
-
-    def _clock(self, order: str, body: bytes) -> tuple[int, int]:
-        """From an interface's options, the ticks in a second and what to add, in seconds."""
-        at, ticks, offset_s = 8, 1_000_000, 0
-        while at + 4 <= len(body):
-            code, size = struct.unpack_from(order + "HH", body, at)
-            if code == 9:
-                ticks = 2 ** (body[at + 4] & 127) if body[at + 4] & 128 else 10 ** body[at + 4]
-                self.nano = self.nano or ticks > 1_000_000
-            elif code == 14:
-                (offset_s,) = struct.unpack_from(order + "q", body, at + 4)
-            at += 4 + size + -size % 4
-        return ticks, offset_s
-
-    def progress(self) -> str:
-        return f"{self._raw.tell():,} of {os.path.getsize(self._raw.fileno()):,} bytes" if self._at_once > 1 else ""
-
-    def drops(self) -> int:
-        return 0
-
-
-class Live:
-    """An interface, opened by scapy; on Linux, `any` is all of them. Raises CaptureError."""
-
-    nano = False
-
-    def __init__(self, files: contextlib.ExitStack, interface: str | None, expression: str, buffer_bytes: int) -> None:
-        self.interface, self._dropped, self._late = pick_interface(interface), 0, ""
-        with explaining(self.interface):
-            (self._open if ON_LINUX else self._open_elsewhere)(files, expression, buffer_bytes)
-
-    def _open(self, files: contextlib.ExitStack, expression: str, buffer_bytes: int) -> None:
-        from scapy.arch import common
-        from scapy.arch.linux import L2ListenSocket
-        from scapy.data import ARPHRD_TO_DLT
-
-        # What a filter of scapy's lets through of a frame: it would cut them at 65,535.
-        common.MTU = LONGEST_BYTES  # type: ignore[attr-defined]
-        # A filter in the kernel sees neither a VLAN tag, which is kept beside the frame, nor which link type it has.
-        self._by_tag = bool(re.search(r"\bvlan\b", expression))
-        self._late = expression if self.interface == "any" or self._by_tag else ""
-        self._socket: Any
-        if self.interface == "any":
-            self._socket = files.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
-        else:
-            opened = L2ListenSocket(iface=self.interface, filter=None if self._late else expression or None)
-            files.callback(opened.close)
-            self._socket = opened.ins
-        # 12 is raw IP, on some systems.
-        known = {each: dlt for each, dlt in ARPHRD_TO_DLT.items() if dlt not in (-1, 12)}
-        self._linktype_of = defaultdict(lambda: RAW, known)
-        hardware = self._socket.getsockname()[3]
-        self.linktype = ETHERNET if self.interface == "any" else self._linktype_of[hardware]
-        if self._late:
-            compile_filter(self._late, self.linktype)  # a bad filter is told at once
-        set_options(self._socket, buffer_bytes, hardware == ARPHRD_LOOPBACK)
-
-    def _open_elsewhere(self, files: contextlib.ExitStack, expression: str, _: int) -> None:
-        self._socket = scapy_conf().L2listen(iface=self.interface, filter=expression or None)
-        files.callback(self._socket.close)
-        self.linktype = 0 if re.match("lo|utun|gif", self.interface) else ETHERNET
-
-    def batches(self) -> Iterator[list[Record]]:
-        receive = self._receive if ON_LINUX else self._receive_elsewhere
-        while True:
-            batch = list[Record]()
-            try:
-                batch.extend(receive(TICK_S))
-            except KeyboardInterrupt:
-                batch.extend(receive(0.0))  # what had come by then
-                raise
-            except OSError as error:  # it was switched off, or taken away
-                raise CaptureError(f"{self.interface}: {error.strerror}") from None
-            finally:
-                yield batch
-
-    def _receive(self, wait_s: float) -> Iterator[Record]:
-        """What has arrived, after a moment at the latest."""
-        if not select.select([self._socket], [], [], wait_s)[0]:
-            return
-        with contextlib.suppress(BlockingIOError):
-            for _ in range(BATCH):
-                frame, control, _, address = self._socket.recvmsg(LONGEST_BYTES, 128, socket.MSG_DONTWAIT)
-                name, _, direction, hardware, _ = address
-                if direction == OUTGOING and hardware == ARPHRD_LOOPBACK:
-                    continue  # it comes in again
-                linktype, shown = self._linktype_of[hardware], name if self.interface == "any" else None
-                time_ns, length, tag = read_control(control, len(frame))
-                whole = frame[:12] + tag + frame[12:] if tag else frame
-                judged = whole if self._by_tag else frame  # without one, as in the kernel
-                if not self._late or compile_filter(self._late, linktype)(judged, length):
-                    yield time_ns, length + len(tag), linktype, shown, whole
-
-    def _receive_elsewhere(self, wait_s: float) -> Iterator[Record]:
-        for each in self._socket.select([self._socket], wait_s):
-            _, frame, when = each.recv_raw()
-            if frame:
-                yield int((when or time.time()) * NANO), len(frame), self.linktype, None, frame
-
-    def progress(self) -> str:
-        return ""
-
-    def drops(self) -> int:
-        """What the kernel dropped so far; its own count begins anew when it is read."""
-        if ON_LINUX:
-            self._dropped += struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
-        return self._dropped
-
-
-def set_options(opened: socket.socket, buffer_bytes: int, is_loopback: bool) -> None:
-    put = opened.setsockopt
-    put(SOL_PACKET, PACKET_AUXDATA, 1)
-    put(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-    with contextlib.suppress(OSError):  # an old kernel: Live leaves out what goes out
-        put(SOL_PACKET, PACKET_IGNORE_OUTGOING, int(is_loopback))
-    try:
-        put(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
-    except PermissionError:
-        put(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
-    opened.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)  # its count is from here: there was no such buffer before
-
-
-def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int, int, bytes]:
-    """From a frame's ancillary data its time in ns, its length on the wire, and the VLAN tag it had."""
-    time_ns, length, tag = 0, kept, b""
-    for level, kind, data in control:
-        if level == SOL_PACKET:  # struct tpacket_auxdata
-            status, length, _, _, _, tci, tpid = struct.unpack("IIIHHHH", data)
-            if status & 0x10:  # TP_STATUS_VLAN_VALID; 0x40 is TP_STATUS_VLAN_TPID_VALID
-                tag = struct.pack("!HH", tpid if status & 0x40 else VLANS[0], tci)
-        elif kind == SO_TIMESTAMPNS:
-            second, fraction = struct.unpack("ll", data)
-            time_ns = second * NANO + fraction
-    return time_ns, length, tag
-
-
-class Stop:
-    """Ctrl+C, SIGTERM and the end of --duration: a KeyboardInterrupt where packets are waited for, and nowhere else, so
-    that no output is torn. A second one comes anywhere: who reads the lines may have stopped.
-    """
-
-    _asked = _waits = False
-    _ends_at = 0.0
-
-    def __init__(self, duration_s: float | None) -> None:
-        self._duration_s = duration_s or sys.maxsize
-        with contextlib.suppress(ValueError):  # not the main thread, which alone has signals
-            for name in {"SIGINT", "SIGTERM", "SIGALRM"} & {*dir(signal)}:  # Windows has no alarm
-                signal.signal(getattr(signal, name), self._ask)
-
-    def _ask(self, *_: object) -> None:
-        again, self._asked = self._asked, True
-        if self._waits or again:
-            raise KeyboardInterrupt
-
-    def __enter__(self) -> None:
-        self._waits = True
-        if self._asked:
-            raise KeyboardInterrupt
-
-    def __exit__(self, *_: object) -> None:
-        self._waits = False
-
-    def until(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The batches that come before it; --duration counts from the first. Raises what they raise."""
-        if not self._ends_at:
-            self._ends_at = time.monotonic() + self._duration_s
-            if self._duration_s < sys.maxsize and hasattr(signal, "setitimer"):
-                signal.setitimer(signal.ITIMER_REAL, self._duration_s)
-        with contextlib.suppress(KeyboardInterrupt):
-            while time.monotonic() < self._ends_at:
-                with self:
-                    batch = next(batches, None)
-                if batch is None:
-                    break
-                yield batch
-
-
-def scapy_conf() -> Any:
-    """scapy's settings: `ifaces`, those there are now, and `iface`, the default route's."""
-    import scapy.route  # noqa: F401 - it fills in iface
-    from scapy.config import conf
-
-    conf.ifaces.reload()
-    return conf
-
-
-def pick_interface(wanted: str | None) -> str:
-    conf = scapy_conf()
-    names = [*conf.ifaces.keys(), *["any"] * ON_LINUX]
-    if wanted is not None and wanted not in names:
-        raise CaptureError(f"no interface {wanted}; there are: {', '.join(names)}")
-    return wanted or str(conf.iface)
-
-
-def drop_privileges(user: str | None, output: int | None) -> str:
-    """Become `user`, or the one who called sudo, and give them the output, if it is a file; what came of it."""
-    if not hasattr(os, "geteuid") or os.geteuid():
-        return ""
-    import pwd
-
-    try:
-        uid, gid = (pwd.getpwnam(user) if user else pwd.getpwuid(int(os.environ.get("SUDO_UID", 0))))[2:4]
-    except (KeyError, ValueError, OverflowError):
-        raise CaptureError(f"no user {user or 'SUDO_UID'}") from None
-    if not uid:
-        return ""
-    printable("\0")  # loads its codec: that user may not be allowed to read this Python's files
-    if output is not None and stat.S_ISREG(os.fstat(output).st_mode):
-        os.fchown(output, uid, gid)
-    os.setgroups([])
-    os.setgid(gid)
-    os.setuid(uid)
-    return f"privileges given up, running as user {uid} and group {gid}"
-
-
 def exchanges(analyzer: HTTPAnalyzer, batches: Iterator[list[Record]], live: bool = False) -> Iterator[Exchange]:
     """Return the exchanges in batches of records. In a live capture, an empty batch shows that time has passed."""
     feed = analyzer.feed
@@ -1970,7 +1985,8 @@ def analyze(path: str, filter: str = "", *, headers: bool = False, bodies: bool 
     CaptureError after the packets that can be read if the file is damaged.
     """
     with contextlib.ExitStack() as files:
-        yield from exchanges(HTTPAnalyzer(headers=headers, bodies=bodies), CaptureFile(files, path, filter).batches())
+        source = CaptureFile(files, path, filter, Stop())
+        yield from exchanges(HTTPAnalyzer(headers=headers, bodies=bodies), source.batches())
 
 
 # Formats: from an exchange to text.
@@ -2381,10 +2397,11 @@ def print_message(level: str, message: str) -> None:
             print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
 
 
-def print_status(message: str) -> None:
-    if sys.stderr:
+def print_status(message: str, end: str = "\n") -> None:
+    """Print a line to standard error."""
+    if sys.stderr and message:
         with contextlib.suppress(OSError):
-            print(message, file=sys.stderr, flush=True)
+            print(message, end=end, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -2430,8 +2447,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     for first, *others in args.r or ():
         args.files += [first, *filter(is_file, others)]
         args.filter = [*itertools.filterfalse(is_file, others), *args.filter]
-    if not args.files and args.filter and os.path.isfile(args.filter[0]):
-        parser.error(f"{args.filter[0]} is a file: to read it, use -r {args.filter[0]}")
     return args
 
 
@@ -2474,13 +2489,22 @@ def with_progress(source: CaptureFile | Live) -> Iterator[list[Record]]:
     shown_at = time.monotonic() if sys.stderr and sys.stderr.isatty() and not os.isatty(1) else sys.maxsize
     text = ""
     for batch in source.batches():
-        if time.monotonic() - shown_at >= TICK_S:
+        if time.monotonic() - shown_at >= SWEEP_S:
             shown_at = time.monotonic()
-            text = source.progress()
-            print(text, end="\r", file=sys.stderr, flush=True)
+            if isinstance(source, CaptureFile) and os.path.isfile(source.raw.name):
+                text = f"{source.raw.tell():,} of {os.fstat(source.raw.fileno()).st_size:,} bytes"
+                print_status(text, end="\r")
         yield batch
-    if text:
-        print(" " * len(text), end="\r", file=sys.stderr, flush=True)
+    print_status(" " * len(text), end="\r")
+
+
+def until(stop: Stop, batches: Iterator[list[Record]]) -> Iterator[list[Record]]:
+    """Return the batches until a stop is requested."""
+    with contextlib.suppress(KeyboardInterrupt):
+        for batch in batches:
+            yield batch
+            if stop:
+                return
 
 
 def wants_colors() -> bool:
@@ -2507,6 +2531,8 @@ class Run:
         """Return the exchanges of all files, or of the network."""
         paths: list[str | None] = self.args.files or [None]
         for path in paths:
+            if self.stop:
+                return
             try:
                 yield from self._exchanges_of(path)
             except (CaptureError, OSError, ImportError) as error:
@@ -2520,16 +2546,16 @@ class Run:
         with contextlib.ExitStack() as files:
             source = self._open(files, path)
             files.callback(self._count_notes, analyzer, source)
-            yield from exchanges(analyzer, self.stop.until(with_progress(source)), path is None)
+            yield from exchanges(analyzer, until(self.stop, with_progress(source)), path is None)
 
     def _open(self, files: contextlib.ExitStack, path: str | None) -> CaptureFile | Live:
         expression = " ".join(self.args.filter)
-        with self.stop:
-            if path is not None:
-                return CaptureFile(files, path, expression)
-            live = Live(files, self.args.i, expression or DEFAULT_FILTER, RECEIVE_BUFFER_BYTES)
-        if said := drop_privileges(None, None):
-            print_message("info", said)
+        if path is not None:
+            return CaptureFile(files, path, expression, self.stop)
+        check_for_file(self.args.filter)
+        live = Live(files, self.args.i, expression or DEFAULT_FILTER, RECEIVE_BUFFER_BYTES, promiscuous=True)
+        if message := drop_privileges(None, []):
+            print_message("info", message)
         print_status(f"Reading HTTP on {printable(live.interface)}... Press Ctrl+C to stop.")
         return live
 
@@ -2598,6 +2624,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format=f"{PROGRAM}: info: %(message)s", level=logging.INFO)
     logging.getLogger("scapy.runtime").setLevel(logging.CRITICAL)  # Errors of scapy are printed by this program.
     run = Run(args)
+    run.stop.catch_signals()
     run.write()
     return int(run.failed)
 

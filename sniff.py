@@ -75,14 +75,14 @@ LINKTYPE_OF = {
     801: 105,
     803: 127,
 }  # keys: ARPHRD_* numbers; RAW for all others
-IPV4, IPV6, VLANS = 0x0800, 0x86DD, (0x8100, 0x88A8, 0x9100)  # EtherTypes
+IPV4, IPV6, MPLS, VLANS = 0x0800, 0x86DD, 0x8847, (0x8100, 0x88A8, 0x9100)  # EtherTypes
 PCAPNG = b"\n\r\r\n"
-FORMATS = {
+PCAP_FORMATS = {
     0xA1B2C3D4: (1000, "IIII"),
     0xA1B23C4D: (1, "IIII"),
     0xA1B2CD34: (1000, "IIII8x"),
 }  # pcap: unit in ns, record
-MAGICS = {struct.pack(order + "I", magic): (order, *FORMATS[magic]) for order in "<>" for magic in FORMATS}
+MAGICS = {struct.pack(order + "I", magic): (order, *PCAP_FORMATS[magic]) for order in "<>" for magic in PCAP_FORMATS}
 
 Record = tuple[int, int, int, str | None, bytes]  # time in ns, length on the wire, link type, interface, frame
 
@@ -440,63 +440,61 @@ def drop_privileges(user: str | None, created: list[int]) -> str:
     return f"running as user {uid} and group {gid} from now on"
 
 
-def ethernet(frame: bytes) -> tuple[int, int]:
-    kind = int.from_bytes(frame[12:14])
-    return (kind, 14) if kind >= 0x0600 else llc(frame, 14)
+def read_raw(frame: bytes, at: int) -> tuple[int, int]:
+    """Return the EtherType of the IP packet at an offset, from its version; 0 if there is no IP packet."""
+    return {4: IPV4, 6: IPV6}.get(frame[at] >> 4, 0), at
 
 
-def llc(frame: bytes, at: int) -> tuple[int, int]:
-    """Read LLC with SNAP (RFC 1042), which contains an EtherType."""
-    return (int.from_bytes(frame[at + 6 : at + 8]), at + 8) if frame[at : at + 3] == b"\xaa\xaa\x03" else (0, at)
+def read_ethertype(frame: bytes, at: int) -> tuple[int, int]:
+    """Return the EtherType at an offset and the offset of its payload, past LLC and SNAP (IEEE 802.2)."""
+    (ethertype,) = struct.unpack_from("!H", frame, at)
+    return (ethertype, at + 2) if ethertype > 1500 else read_llc(frame, at + 2)
 
 
-def wifi(frame: bytes, at: int = 0) -> tuple[int, int]:
-    """Read an unencrypted data frame of 802.11 (IEEE 802.11-2020 section 9.3.2)."""
+def read_llc(frame: bytes, at: int) -> tuple[int, int]:
+    if frame[at : at + 3] == b"\xaa\xaa\x03":  # SNAP
+        return struct.unpack_from("!H", frame, at + 6)[0], at + 8
+    return (IPV4, at + 3) if frame[at : at + 3] == b"\x06\x06\x03" else (0, at)
+
+
+def read_ppp(frame: bytes, at: int = 0) -> tuple[int, int]:
+    """Read the protocol of a PPP frame (RFC 1661), with or without the HDLC address."""
+    at += 2 if frame[at] == 0xFF else 0
+    size = 1 if frame[at] & 1 else 2  # RFC 1661 section 6.5: a compressed protocol is one odd byte.
+    protocol = int.from_bytes(frame[at : at + size])
+    return {0x21: IPV4, 0x57: IPV6, 0x281: MPLS, 0x283: MPLS}.get(protocol, 0), at + size
+
+
+def read_wifi(frame: bytes, at: int = 0) -> tuple[int, int]:
+    """Read an unencrypted data frame of IEEE 802.11-2020 section 9.3.2."""
     kind, flags = frame[at], frame[at + 1]
-    header = 24 + 6 * (flags & 3 == 3) + (kind >> 7) * (2 + 4 * (flags >> 7))  # four addresses, QoS, HT control
-    return llc(frame, at + header) if kind & 0x4C == 8 and not flags & 0x40 else (0, at)
+    at += 24 + 6 * (flags & 3 == 3) + (kind >> 7) * (2 + 4 * (flags >> 7))
+    return read_llc(frame, at) if kind & 0x4C == 8 and not flags & 0x40 else (0, at)
 
 
-def ppp(frame: bytes, at: int = 0) -> tuple[int, int]:
-    """Read PPP with or without HDLC framing (RFC 1662). Its protocols 0x21 and 0x57 are IP (RFC 1332, RFC 5072)."""
-    at += 2 * (frame[at] == 0xFF)
-    return {0x21: IPV4, 0x57: IPV6, 0x0281: 0x8847}.get(int.from_bytes(frame[at : at + 2]), 0), at + 2
-
-
-def address_family(frame: bytes) -> tuple[int, int]:
-    """Read BSD's loopback header. The family is big-endian in LOOP; in NULL, it has the byte order of the writer."""
-    family = max(struct.unpack_from("!HH", frame))  # The other half is 0.
-    family = family >> 8 if family > 255 else family
-    return {2: IPV4, 10: IPV6, 24: IPV6, 28: IPV6, 30: IPV6}.get(family, 0), 4  # Systems differ in IPv6's number.
-
-
-def raw_ip(frame: bytes, at: int = 0) -> tuple[int, int]:
-    return IPV6 if frame[at] >> 4 == 6 else IPV4, at
-
-
-def nflog(frame: bytes) -> tuple[int, int]:
-    """Read Linux's netfilter log: attributes in host byte order, the payload among them."""
+def read_nflog(frame: bytes) -> tuple[int, int]:
+    """Find the packet in the attributes of Linux' netfilter log (tcpdump.org/linktypes/LINKTYPE_NFLOG.html)."""
     at = 4
-    while at + 4 <= len(frame):
+    while True:
         size, kind = struct.unpack_from("<HH", frame, at)
-        if kind & 0x7FFF == 9:  # NFULA_PAYLOAD
-            return raw_ip(frame, at + 4)
-        at += max(4, size + -size % 4)
-    return 0, at
+        if kind & 0x7FFF == 9:
+            return read_raw(frame, at + 4)
+        at += max(size + 3 & ~3, 4)
 
 
-# (name, function that returns the EtherType, or 0 if it is unknown, and the offset of the payload)
+# By link type (tcpdump.org/linktypes.html): the name, and a function that returns the EtherType and the offset of its
+# payload. The EtherType is 0 if it is not known. A short frame raises IndexError or struct.error.
 LINK_LAYERS: dict[int, tuple[str, Callable[[bytes], tuple[int, int]]]] = {
-    ETHERNET: ("Ethernet", ethernet),
-    **dict.fromkeys((0, 108), ("BSD loopback", address_family)),
-    **dict.fromkeys((9, 50), ("PPP", ppp)),
-    **dict.fromkeys((12, 14, RAW, 228, 229), ("IP", raw_ip)),
-    104: ("C-HDLC", lambda frame: (int.from_bytes(frame[2:4]), 4)),
-    105: ("802.11", wifi),
-    113: ("cooked", lambda frame: (int.from_bytes(frame[14:16]), 16)),
-    127: ("802.11", lambda frame: wifi(frame, int.from_bytes(frame[2:4], "little"))),
-    239: ("NFLOG", nflog),
-    276: ("cooked", lambda frame: (int.from_bytes(frame[:2]), 20)),
+    **dict.fromkeys((0, 108), ("BSD loopback", lambda frame: read_raw(frame, 4))),
+    **dict.fromkeys((12, 14, RAW, 228, 229), ("raw IP", lambda frame: read_raw(frame, 0))),
+    **dict.fromkeys((9, 50), ("PPP", read_ppp)),
+    ETHERNET: ("Ethernet", lambda frame: read_ethertype(frame, 12)),
+    104: ("Cisco HDLC", lambda frame: read_ethertype(frame, 2)),
+    105: ("802.11", read_wifi),
+    113: ("Linux cooked", lambda frame: read_ethertype(frame, 14)),
+    127: ("radiotap", lambda frame: read_wifi(frame, frame[2] + 256 * frame[3])),
+    239: ("NFLOG", read_nflog),
+    276: ("Linux cooked v2", lambda frame: (read_ethertype(frame, 0)[0], 20)),
 }
 
 
@@ -657,7 +655,7 @@ def vlan(fields: Fields, frame: bytes, at: int) -> None:
 def pppoe(fields: Fields, frame: bytes, at: int) -> None:
     """Decode the payload of a PPPoE session (RFC 2516)."""
     fields["proto"] = "PPPoE"
-    network(fields, frame, *ppp(frame, at + 6))
+    network(fields, frame, *read_ppp(frame, at + 6))
 
 
 def arp(fields: Fields, frame: bytes, at: int) -> None:
@@ -676,7 +674,7 @@ def arp(fields: Fields, frame: bytes, at: int) -> None:
 def mpls(fields: Fields, frame: bytes, at: int) -> None:
     """Decode IP below MPLS labels (RFC 3032); the lowest bit of the third byte ends the stack."""
     end = next(end for end in range(at + 4, at + 4 * MAX_TAGS + 4, 4) if frame[end - 2] & 1)
-    tunnel(fields, *raw_ip(frame, end), frame)
+    tunnel(fields, *read_raw(frame, end), frame)
 
 
 def ipv4(fields: Fields, frame: bytes, at: int) -> None:
@@ -943,20 +941,18 @@ def gre(fields: Fields, packet: bytes, at: int, _: object) -> None:
     at += 4 + 4 * sum(bool(bits & bit) for bit in (0x8000, 0x2000, 0x1000))
     if kind in (0x6558, 0x88BE, 0x22EB):  # Ethernet; ERSPAN I has no header of its own, II has one after a sequence
         at += {0x6558: 0, 0x88BE: 8 if bits & 0x1000 else 0, 0x22EB: 12}[kind]
-        kind, inner_at = ethernet(packet[at:])
-        at += inner_at
+        kind, at = read_ethertype(packet, at + 12)
     tunnel(fields, kind, at, packet)
 
 
 def ip_in_ip(fields: Fields, packet: bytes, at: int, _: object) -> None:
-    tunnel(fields, *raw_ip(packet, at), packet)
+    tunnel(fields, *read_raw(packet, at), packet)
 
 
 def vxlan(fields: Fields, data: bytes) -> None:
     """Decode VXLAN (RFC 7348 section 5)."""
     if data[0] & 8:
-        kind, at = ethernet(data[8:])
-        tunnel(fields, kind, at + 8, data)
+        tunnel(fields, *read_ethertype(data, 20), data)
 
 
 PORT_DECODERS: dict[int, Decoder] = {53: dns, 5353: dns, 67: dhcp, 68: dhcp, 4789: vxlan}
@@ -968,7 +964,7 @@ TRANSPORTS: dict[int, Callable[[Fields, bytes, int, Decoder | None], None]] = {
     58: partial(icmp, ICMP6, (128, 129)), 136: udp,
 }  # fmt: skip
 NETWORKS: dict[int, Callable[[Fields, bytes, int], None]] = {
-    IPV4: ipv4, IPV6: ipv6, ARP: arp, 0x8847: mpls, 0x8864: pppoe, **dict.fromkeys(VLANS, vlan),
+    IPV4: ipv4, IPV6: ipv6, ARP: arp, MPLS: mpls, 0x8864: pppoe, **dict.fromkeys(VLANS, vlan),
 }  # fmt: skip
 
 

@@ -170,6 +170,18 @@ def test_what_two_scripts_repeat_is_word_for_word_the_same(one, other):
         assert values[1:] in ([], [values[0]])
 
 
+def test_the_two_sniffers_contain_the_same_region_for_capturing():
+    """It begins at the same place: after the imports and the name of the program."""
+    regions = []
+    for name in ("sniff.py", "http_analyzer.py"):
+        before, heading, region = read(name).partition("\n# Capture: ")
+        assert heading
+        assert before.rstrip().endswith("PROGRAM = os.path.basename(__file__)")
+        regions.append(region.partition("\n\n\n# ")[0])
+    assert regions[0] == regions[1]
+    assert len(regions[0].splitlines()) > 100
+
+
 @every_script
 def test_every_flag_is_in_the_readme(name):
     section = readme_section(name)

@@ -1271,7 +1271,7 @@ def test_every_interface_and_one_that_is_not_there(script, web):
     assert f" 5 B GET http://127.0.0.1:{web[1]}/any\n" in out
     status, out, err = script("http_analyzer.py", "-i", "nosuch", ignored=["DeprecationWarning"]).finish()
     assert (status, out, err.count("\n")) == (1, "", 1)
-    assert "no interface nosuch; there are: " in err
+    assert "there is no interface nosuch; choose one of: " in err
 
 
 def test_any_stack_of_vlan_tags_passes_the_default_filter(monkeypatch):
@@ -1279,7 +1279,7 @@ def test_any_stack_of_vlan_tags_passes_the_default_filter(monkeypatch):
 
     def job():
         with contextlib.ExitStack() as files, socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
-            live = http_analyzer.Live(files, "two", http_analyzer.DEFAULT_FILTER, 1 << 20)
+            live = http_analyzer.Live(files, "two", http_analyzer.DEFAULT_FILTER, 1 << 20, True)
             sender.bind(("one", 0))
             for number, tags in enumerate(("", "81000005", "88a8000681000005", "9100000781000005")):
                 wire = Wire(client=("10.0.0.1", 40_000 + number)).open().send(0, GET % number).send(1, OK % 200)
