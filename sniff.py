@@ -696,7 +696,7 @@ def ipv6(fields: Fields, frame: bytes, at: int) -> None:
     if first >> 4 != 6:
         raise ValueError
     fields["proto"] = "IPv6"
-    fields.update(endpoints(addresses, b"")[0])
+    fields.update(address_fields(addresses, b"")[0])
     end = at + total if total or protocol else len(frame)  # A jumbogram has the length 0.
     while protocol in (0, 43, 44, 51, 60, 135) and not fields.get("fragment"):
         following, size = struct.unpack_from("!BB", frame, at)
@@ -714,14 +714,14 @@ def transport(fields: Fields, packet: bytes, addresses: bytes, protocol: int, at
     if len(packet) < end:
         fields["malformed"] = True
     ports = packet[at : at + 4] if is_first and protocol in (6, 17, 132, 136) else b""
-    ends, decoder = endpoints(addresses, ports)
+    ends, decoder = address_fields(addresses, ports)
     fields.update(ends)
     if is_first and protocol in TRANSPORTS:
         TRANSPORTS[protocol](fields, packet, at, decoder)
 
 
 @lru_cache(8192)
-def endpoints(addresses: bytes, ports: bytes) -> tuple[Fields, Decoder | None]:
+def address_fields(addresses: bytes, ports: bytes) -> tuple[Fields, Decoder | None]:
     """Return addresses and ports as fields, and the decoder of the ports' payload. Most packets are in the cache."""
     half = len(addresses) // 2
     family = socket.AF_INET if half == 4 else socket.AF_INET6
