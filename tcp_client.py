@@ -68,6 +68,7 @@ class Connection:
         self._lock = threading.Lock()
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = None
+        self._version: str | None = None  # The version of TLS, after the handshake.
         if context:
             name, _, _scope = host.partition("%")
             self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
@@ -103,16 +104,17 @@ class Connection:
     def _shake_hands(self) -> list[bytes]:
         """Complete the TLS handshake, if any, and return the data that arrived with its end."""
         received = self._decrypt(b"")
-        while self._tls and not self._tls.version():
+        while self._tls and not self._version:
             self._send(self._outgoing.read())
             received = self._receive()
+            self._version = self._tls.version()  # Later, it is None while OpenSSL reads a session ticket.
         self._send(self._outgoing.read())
         return received
 
     def _receive(self) -> list[bytes]:
         wire = self._sock.recv(READ_BYTES)
         if self._tls and not wire:  # Without close_notify, an attacker may have cut the data (RFC 8446 section 6.1).
-            raise ssl.SSLEOFError if self._tls.version() else ConnectionResetError
+            raise ssl.SSLEOFError if self._version else ConnectionResetError
         self._ended = not wire
         if self._tls:
             return self._decrypt(wire)
@@ -137,7 +139,7 @@ class Connection:
                 self._sent_bytes += len(data)
                 self._awaits_input = True
             # In TLS 1.2, close_notify ends both directions (RFC 5246 section 7.2.1).
-            if half_close and (not self._tls or self._tls.version() == "TLSv1.3"):
+            if half_close and (not self._tls or self._version == "TLSv1.3"):
                 self._half_closed = True
                 self._send_close_notify()
                 self._sock.shutdown(socket.SHUT_WR)

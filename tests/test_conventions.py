@@ -1,6 +1,7 @@
 """What all scripts have in common, so that a reader of one finds the way in the next."""
 
 import ast
+import functools
 import itertools
 import os
 import re
@@ -19,19 +20,24 @@ PAIRS = list(itertools.combinations(SCRIPTS, 2))
 every_script = pytest.mark.parametrize("name", SCRIPTS)
 
 
+@functools.cache
 def read(name):
     return (ROOT / name).read_text(encoding="utf-8")
 
 
+@functools.cache
 def definitions(name):
     """The source of each function and class at the top level."""
-    source = read(name)
+    lines = read(name).splitlines()
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     return {
-        node.name: ast.get_source_segment(source, node) for node in ast.parse(source).body if isinstance(node, kinds)
+        node.name: "\n".join(lines[node.lineno - 1 : node.end_lineno])
+        for node in ast.parse(read(name)).body
+        if isinstance(node, kinds)
     }
 
 
+@functools.cache
 def constants(name):
     """The literal values of the assignments at the top level, and the source of the others."""
     values = {}

@@ -304,14 +304,14 @@ def mutate(rng, data):
     return bytes(data)
 
 
-def test_ten_thousand_mutated_captures_raise_nothing_and_print_no_control_character():
+def test_thousands_of_mutated_captures_raise_nothing_and_print_no_control_character():
     rng = random.Random(5)
     originals = []
     for seed in range(20):
         pairs = list(random_exchanges(random.Random(seed), 3))
         originals.append(random_wire(random.Random(seed), pairs, seed % 2, 2 * (seed % 2)))
     lines = 0
-    for number in range(10_000):
+    for number in range(4_000):
         frames = list(rng.choice(originals))
         for _ in range(3):
             at = rng.randrange(len(frames))

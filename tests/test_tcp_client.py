@@ -702,6 +702,12 @@ def test_tls_is_half_closed_only_if_that_does_not_end_both_directions(playing, t
     assert seen == [end]
 
 
+def test_tls_is_half_closed_while_session_tickets_arrive(tls_echo, trust):
+    """OpenSSL has no version for a moment when it reads a session ticket after the handshake."""
+    for _ in range(60):
+        assert receive("localhost", tls_echo, send=b"hello", ssl_context=trust, timeout_s=2) == b"hello"
+
+
 def test_a_large_echo_over_tls_1_3_is_complete(tls_echo, trust):
     data = os.urandom(MIB)
     assert receive("localhost", tls_echo, send=data, ssl_context=trust) == data
