@@ -17,6 +17,7 @@ examples:
   python tcp_client.py example.com 443 --tls --send $'HEAD / HTTP/1.0\\r\\n\\r\\n'
 """
 
+import _thread
 import argparse
 import contextlib
 import errno
@@ -80,8 +81,8 @@ class Connection:
     def exchange(self, source: Iterable[bytes] | None, half_close: bool, timeout_s: float) -> Iterator[bytes]:
         """Yield what the server sends until it closes, while a thread sends what `source` yields."""
         answer = self._shake_hands()
-        if source is not None:  # A read of standard input that never returns must not delay the exit: daemon.
-            threading.Thread(target=self._send_from, args=(source, half_close), daemon=True).start()
+        if source is not None:  # Thread.start() waits, and Ctrl+C can break that wait with a RuntimeError.
+            _thread.start_new_thread(self._send_from, (source, half_close))
         answered = False
         while True:
             answered = answered or bool(answer)
@@ -144,7 +145,7 @@ class Connection:
                 self._send_close_notify()
                 self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
-            self._failure = error
+            self._failure = error.with_traceback(None)  # The traceback would keep `source` open.
         finally:
             self._awaits_input = False
 

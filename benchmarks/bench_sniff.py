@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: 0BSD
-"""Compare sniff.py with the tutorial's scapy loop, tshark and tcpdump: a file, then live packets.
+"""Compare sniff.py with the tutorial's scapy loop, tshark and tcpdump: mixed traffic, a file, then live packets.
 
-Needs root: all of it is on the loopback interface of a network namespace of its own.
+Needs root, because everything runs on the loopback interface of its own network namespace. With --files, only mixed
+traffic is measured, which needs no root.
 """
 
 import os
@@ -18,6 +19,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import traffic
 from common import MEASURED_CPU, ROOT, Result, build_directory, compare, enter_namespace, print_rates, start_benchmark
 
 PACKETS = 300_000
@@ -121,8 +123,24 @@ def live(name, command, rate, figures):
     return Result(seen / LIVE_S, 0)
 
 
+def mixed_traffic(count, rounds):
+    """Text and JSON beside tcpdump, on a capture with names and on one without."""
+    for title, plain in (("with names", False), ("without names", True)):
+        path = Path(build_directory()) / f"mixed-{count}-{plain}.pcap"
+        traffic.write(path, count, plain=plain)
+        commands = {name: command for name, command in programs().items() if name in (OURS, "tcpdump")}
+        commands[f"{OURS} --json"] = [*commands[OURS], "--json"]
+        runs = {name: partial(read_file, command, path, count) for name, command in commands.items()}
+        print_rates(f"Mixed traffic {title}, {count:,} packets", "packets/s", compare(runs, rounds), "tcpdump")
+
+
 def main():
+    files_only = "--files" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--files"]
     args = start_benchmark(__doc__, rounds=3, peer="what sends")
+    mixed_traffic(int(PACKETS * args.scale), args.rounds)
+    if files_only:
+        return
     enter_namespace()
     count = int(PACKETS * args.scale)
     files = {number: Path(build_directory()) / f"{number}.pcap" for number in (count, FEWER)}

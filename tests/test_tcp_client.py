@@ -648,11 +648,19 @@ def test_a_reset_while_sending_is_an_error(playing):
         assert connection.recv(65_536)
         reset(connection)
 
-    pieces = stream("localhost", playing(part), send=iter(lambda: b"x" * 65_536, None))
+    sender_has_ended = threading.Event()
+
+    def source():
+        try:
+            while True:
+                yield b"x" * 65_536
+        finally:
+            sender_has_ended.set()
+
+    pieces = stream("localhost", playing(part), send=source())
     assert next(pieces) == b"half"
-    (sender,) = (thread for thread in threading.enumerate() if thread.daemon)
     reading.set()
-    sender.join(WAIT_S)
+    assert sender_has_ended.wait(WAIT_S)
     with pytest.raises(ConnectionResetError):
         list(pieces)
 
