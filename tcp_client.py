@@ -145,7 +145,7 @@ class Connection:
                 self._send_close_notify()
                 self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
-            self._failure = error.with_traceback(None)  # The traceback would keep `source` open.
+            self._failure = error
         finally:
             self._awaits_input = False
 

@@ -638,7 +638,7 @@ def test_what_came_before_a_reset_is_printed_as_text(run, playing):
     assert_fails(run("tcp_client.py", "--port", playing(part), "--send", "go"), "reset", "Received: half of the ans\n")
 
 
-def test_a_reset_while_sending_is_an_error(playing):
+def test_a_reset_while_sending_is_an_error(playing, monkeypatch):
     """The sending thread meets the reset, and clears it: the reading one must not take that for the end."""
     reading = threading.Event()
 
@@ -648,19 +648,20 @@ def test_a_reset_while_sending_is_an_error(playing):
         assert connection.recv(65_536)
         reset(connection)
 
-    sender_has_ended = threading.Event()
+    sender_met_the_reset, real_send = threading.Event(), socket.socket.send
 
-    def source():
+    def send(self, data):
         try:
-            while True:
-                yield b"x" * 65_536
-        finally:
-            sender_has_ended.set()
+            return real_send(self, data)
+        except OSError:
+            sender_met_the_reset.set()
+            raise
 
-    pieces = stream("localhost", playing(part), send=source())
+    monkeypatch.setattr(socket.socket, "send", send)
+    pieces = stream("localhost", playing(part), send=iter(lambda: b"x" * 65_536, None))
     assert next(pieces) == b"half"
     reading.set()
-    assert sender_has_ended.wait(WAIT_S)
+    assert sender_met_the_reset.wait(WAIT_S)
     with pytest.raises(ConnectionResetError):
         list(pieces)
 
