@@ -329,6 +329,7 @@ class Live:
             put(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         if name:
             self._socket.bind((name, 3))
+        self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)  # The counter of drops starts with the full buffer.
 
     def _netmask(self, name: str) -> int:
         """Return the IPv4 netmask of an interface, in network byte order, as libpcap expects it; 0 if it has none."""
