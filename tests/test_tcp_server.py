@@ -1369,20 +1369,3 @@ def test_ten_lines_listen_on_ipv4_only(script, connect, serving, two_localhosts)
 
     _, port = serving(TCPServer(("localhost", 0), Greeter)).address
     assert read_to_end(connect(("::1", port))) == GREETING
-
-
-def test_ten_lines_cut_everybody_off_at_ctrl_c(script, connect):
-    process, address = start_ten_lines(script, 0, "--echo")
-    client = connect(address)
-    code, _, err = process.finish(signal.SIGINT)
-    assert code == -signal.SIGINT
-    assert "KeyboardInterrupt" in err
-    assert answer_of(client) == b""
-
-    process, address = start_server(script, "--echo", "--grace", 20)
-    client = connect(address)
-    assert ask(client, b"before") == b"before"
-    process.send_signal(signal.SIGINT)
-    wait_until_refused(address)
-    assert exchange(client, b"after") == b"after"
-    assert process.finish()[::2] == (0, "")
