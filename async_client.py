@@ -47,7 +47,6 @@ READ_BYTES = 65_536  # size of one read()
 ATTEMPT_DELAY_S = 0.25  # head start of an address before the next one is tried (RFC 8305 section 5)
 CLOSE_S = 1.0  # limit for wait_closed(), which may wait for a dead peer
 PROGRESS_S = 0.2
-WATCH_S = 0.05  # precision of deadlines
 MAX_REPLY_BYTES = 67_108_864  # of one connection; only exchange() keeps the reply
 BAR_WIDTH = 40
 NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
@@ -191,39 +190,27 @@ class Load:
     started: float = field(default_factory=time.perf_counter)
     interrupted: bool = False
     address: str | None = None  # the one that answered first; later connections use it without a name lookup
-    _deadlines: dict[asyncio.Task[None], float] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Make all connections. A failure of one does not stop the others."""
         self.started = time.perf_counter()
         turns = iter(range(self.connections))  # The workers share it: a free worker makes the next connection.
         async with asyncio.TaskGroup() as group:
-            workers = [group.create_task(self._work(turns)) for _ in range(min(self.concurrency, self.connections))]
-            watch = group.create_task(self._watch())
-            await asyncio.wait(workers)
-            watch.cancel()
-
-    async def _watch(self) -> None:
-        """Cancel overdue connections. Checking all of them now and then is cheaper than asyncio.timeout() for each."""
-        while True:
-            await asyncio.sleep(WATCH_S)
-            now = time.perf_counter()
-            for task in [task for task, deadline in self._deadlines.items() if deadline < now]:
-                del self._deadlines[task]
-                task.cancel()
+            for _ in range(min(self.concurrency, self.connections)):
+                group.create_task(self._work(turns))
 
     async def _work(self, turns: Iterator[int]) -> None:
-        task = asyncio.current_task()
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task
         for _ in turns:
             streams = None
-            self._deadlines[task] = time.perf_counter() + self.timeout_s
+            timer = loop.call_later(self.timeout_s, task.cancel)  # This is cheaper than asyncio.timeout().
             try:
                 streams = await open_streams(self.host, self.port, self.ssl_context, self.address)
                 await self._converse(streams)
                 self.succeeded += 1
             except asyncio.CancelledError:
-                if task in self._deadlines:
+                if loop.time() < timer.when():
                     raise  # The caller has cancelled run().
                 task.uncancel()
                 self.failures[explain(TimeoutError())] += 1
@@ -232,7 +219,7 @@ class Load:
             except (OSError, UnicodeError) as error:
                 self.failures[explain(error)] += 1
             finally:
-                self._deadlines.pop(task, None)
+                timer.cancel()
                 await close(streams)
 
     async def _converse(self, streams: Streams) -> None:
@@ -387,9 +374,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument_group("server").add_argument
     add("--host", default="localhost", help="name or address of the server (default: %(default)s)")
     add("-p", "--port", type=partial(bounded, int, 1, 65_535), default=12345, help="its port (default: %(default)s)")
-    add(
-        "--timeout", type=seconds, default=10.0, metavar="S", help="limit for a whole connection (default: %(default)g)"
-    )
+    add("--timeout", type=seconds, default=10.0, metavar="S", help="limit for a connection (default: %(default)g)")
     add = parser.add_argument_group("data").add_argument
     add("--message", default="Hello, World!", help="the message (default: %(default)s)")
     add("--no-shutdown", action="store_true", help="keep the sending side open, which some servers need")
@@ -423,22 +408,18 @@ def tls_context(args: argparse.Namespace) -> ssl.SSLContext:
     return context
 
 
-def show_progress(load: Load) -> None:
-    failed = load.failures.total()
-    line = f"{load.succeeded + failed:,} of {load.connections:,} connections, {failed:,} failed"
-    print(f"\r{line}", end="", file=sys.stderr, flush=True)
-
-
 async def run_with_progress(load: Load) -> None:
     running = asyncio.create_task(load.run())
+    on_terminal = sys.stderr and sys.stderr.isatty()
     try:
-        while sys.stderr and sys.stderr.isatty() and not running.done():
-            show_progress(load)
+        while on_terminal and not running.done():
             await asyncio.wait([running], timeout=PROGRESS_S)
+            failed = load.failures.total()
+            line = f"{load.succeeded + failed:,} of {load.connections:,} connections, {failed:,} failed"
+            print(f"\r{line}", end="", file=sys.stderr, flush=True)
         await running
     finally:
-        if sys.stderr and sys.stderr.isatty():
-            show_progress(load)
+        if on_terminal:
             print(file=sys.stderr)
 
 
@@ -462,21 +443,21 @@ def format_summary(summary: dict[str, Any]) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    scale, unit = (1, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "µs")
-    return f"{seconds * scale:.3g} {unit}"
+    for factor, unit in ((1, "s"), (1e3, "ms")):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
 
 
-def measure(args: argparse.Namespace, context: ssl.SSLContext | None) -> int:
+def measure(args: argparse.Namespace, options: dict[str, Any]) -> int:
     """Make many connections, and print the summary, also after Ctrl+C. Return the exit status."""
     wanted = min(args.concurrency, args.connections)
     concurrency = raise_file_limit(wanted)
     if concurrency < wanted:
         cause = "the system allows no more open files (ulimit -Hn)"
         print_message("warning", f"--concurrency is {concurrency} here: {cause}")
-    limits = {"concurrency": concurrency, "timeout_s": args.timeout, "half_close": not args.no_shutdown}
-    sizes = {"connections": args.connections, "repeat": args.repeat, "message": os.fsencode(args.message)}
-    load = Load(host=args.host, port=args.port, ssl_context=context, **sizes, **limits)
-    bytes(1_048_576)  # After this, glibc reuses memory for asyncio's 256 KiB read buffers instead of mapping it anew.
+    sizes = {"connections": args.connections, "concurrency": concurrency, "repeat": args.repeat}
+    load = Load(**options, **sizes)
     try:
         asyncio.run(run_with_progress(load))
     except KeyboardInterrupt:
@@ -487,14 +468,13 @@ def measure(args: argparse.Namespace, context: ssl.SSLContext | None) -> int:
     return 130 if load.interrupted else int(bool(load.failures))
 
 
-def converse(args: argparse.Namespace, context: ssl.SSLContext | None) -> int:
+def converse(args: argparse.Namespace, options: dict[str, Any]) -> int:
     """Make one exchange, and print its steps. Return the exit status."""
     with output_errors():
         print(f"Sending: {printable(args.message)}", flush=True)
-    options = {"half_close": not args.no_shutdown, "timeout_s": args.timeout, "ssl_context": context}
     failure = None
     try:
-        reply = asyncio.run(exchange(args.host, args.port, os.fsencode(args.message), **options))
+        reply = asyncio.run(exchange(**options))
     except IncompleteReply as error:
         failure, reply = error, error.received
     with output_errors():
@@ -514,7 +494,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the terminal's encoding lacks
     try:
-        return (measure if args.connections else converse)(args, tls_context(args) if args.tls else None)
+        options = {
+            "host": args.host,
+            "port": args.port,
+            "message": os.fsencode(args.message),
+            "half_close": not args.no_shutdown,
+            "timeout_s": args.timeout,
+            "ssl_context": tls_context(args) if args.tls else None,
+        }
+        return measure(args, options) if args.connections else converse(args, options)
     except KeyboardInterrupt:
         return 130
     except (OSError, UnicodeError) as error:

@@ -2009,8 +2009,10 @@ def format_time(second: int, form: str) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    scale, unit = (1, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "µs")
-    return f"{seconds * scale:.3g} {unit}"
+    for factor, unit in ((1, "s"), (1e3, "ms")):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
 
 
 def text_line(exchange: Exchange, saved: str | None = None, colors: bool = False) -> str:

@@ -10,7 +10,6 @@ line as it arrives, until it closes the connection. The client moves bytes; it i
 
 examples:
   python tcp_client.py                    print the greeting of localhost:12345
-  python tcp_client.py --wait 5           wait for a server that is starting
   python tcp_client.py --send 'hello'     send, half-close, print the answer
   python tcp_client.py localhost 8000 --send -     send lines as you type them
   python tcp_client.py --raw --send - <in >out     copy bytes in both directions
@@ -71,8 +70,8 @@ class Connection:
         self._tls: ssl.SSLObject | None = None
         self._version: str | None = None  # The version of TLS, after the handshake.
         if context:
-            name, _, _scope = host.partition("%")
-            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+            name_without_scope = host.partition("%")[0]
+            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name_without_scope)
         self._ended = False  # The server has finished sending.
         self._awaits_input = self._half_closed = False
         self._sent_bytes, self._sent_at = 0, time.monotonic()
@@ -104,18 +103,22 @@ class Connection:
 
     def _shake_hands(self) -> list[bytes]:
         """Complete the TLS handshake, if any, and return the data that arrived with its end."""
-        received = self._decrypt(b"")
         while self._tls and not self._version:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self._tls.do_handshake()
+                self._version = self._tls.version()  # Later, it is None while OpenSSL reads a session ticket.
             self._send(self._outgoing.read())
-            received = self._receive()
-            self._version = self._tls.version()  # Later, it is None while OpenSSL reads a session ticket.
-        self._send(self._outgoing.read())
-        return received
+            if not self._version:
+                wire = self._sock.recv(READ_BYTES)
+                if not wire:
+                    raise ConnectionResetError
+                self._incoming.write(wire)
+        return self._decrypt(b"")
 
     def _receive(self) -> list[bytes]:
         wire = self._sock.recv(READ_BYTES)
         if self._tls and not wire:  # Without close_notify, an attacker may have cut the data (RFC 8446 section 6.1).
-            raise ssl.SSLEOFError if self._version else ConnectionResetError
+            raise ssl.SSLEOFError
         self._ended = not wire
         if self._tls:
             return self._decrypt(wire)
@@ -366,16 +369,13 @@ def new_parser() -> argparse.ArgumentParser:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser()
     server = parser.add_argument_group("server").add_argument
-    server("address", nargs="*", metavar="HOST PORT", help="the same as --host HOST --port PORT")
+    port = partial(bounded, int, 1, 65_535)
+    server("HOST", nargs="?", help="the same as --host HOST")
+    server("PORT", nargs="?", type=port, help="the same as --port PORT")
     server("--host", default="localhost", help="name or address of the server (default: %(default)s)")
-    server("-p", "--port", type=partial(bounded, int, 1, 65_535), default=12345, help="its port (default: %(default)s)")
-    server(
-        "--wait",
-        type=partial(bounded, float, 0, DAY_S),
-        default=0.0,
-        metavar="S",
-        help="try for S seconds while the server refuses",
-    )
+    server("-p", "--port", type=port, default=12345, help="its port (default: %(default)s)")
+    wait = "try for S seconds while the server refuses"
+    server("--wait", type=partial(bounded, float, 0, DAY_S), default=0.0, metavar="S", help=wait)
     timeout = "limit for connecting, and for each silence of the server (default: %(default)g seconds)"
     server("--timeout", type=partial(bounded, float, 0.01, DAY_S), default=10.0, metavar="S", help=timeout)
     data = parser.add_argument_group("data").add_argument
@@ -388,11 +388,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     tls("--ca", metavar="FILE", help="trust the certificates in this PEM file instead of the system's")
     tls("--insecure", action="store_true", help="do not check the certificate (only for tests)")
     args = parser.parse_intermixed_args(argv)
-    if len(args.address) > 2:
-        parser.error(f"unexpected argument: {args.address[2]}")
-    if len(args.address) == 2:
-        args.port = parser.parse_args(["--port", args.address[1]]).port
-    args.host = (args.address[0] if args.address else args.host).strip("[]")  # [::1], as in URLs
+    args.port = args.PORT or args.port
+    args.host = (args.HOST or args.host).strip("[]")  # [::1], as in URLs
     if (args.ca or args.insecure) and not args.tls:
         parser.error("--ca and --insecure need --tls")
     return args
