@@ -86,10 +86,6 @@ def flags(name):
     return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", " ".join(names))) - {"-h", "--help"}
 
 
-def readme_section(name):
-    return re.search(rf"^## {re.escape(name)}\n(.*?)(?=^## |\Z)", read("README.md"), re.MULTILINE | re.DOTALL).group(1)
-
-
 @every_script
 def test_importing_a_script_does_nothing(name, tmp_path):
     """A copy of it, in a folder of its own."""
@@ -189,9 +185,9 @@ def test_the_two_sniffers_contain_the_same_region_for_capturing():
 
 
 @every_script
-def test_every_flag_is_in_the_readme(name):
-    section = readme_section(name)
-    missing = {flag for flag in flags(name) if not re.search(rf"(?<![\w-]){flag}(?![\w-])", section)}
+def test_every_option_is_in_the_page_of_its_script(name):
+    page = read(f"docs/{name.removesuffix('.py')}.md")
+    missing = {flag for flag in flags(name) if not re.search(rf"(?<![\w-]){flag}(?![\w-])", page)}
     assert flags(name)
     assert not missing
 

@@ -1,4 +1,4 @@
-"""The README's examples do what it says: the consoles print the same, the modules' examples run."""
+"""The commands in README.md and docs/ print what is shown there, and the Python examples run."""
 
 import contextlib
 import os
@@ -15,9 +15,11 @@ import tcp_server
 import udp_server
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-CONSOLES = re.findall(r"^```console\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-SETUP = "python3 -m venv"  # the block that installs: .ci/run is what follows it
+PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+TEXTS = "\n".join([README, *PAGES.values()])
+CONSOLES = list(dict.fromkeys(re.findall(r"^```console\n(.*?)^```$", TEXTS, re.MULTILINE | re.DOTALL)))
+PYTHON = re.findall(r"^```python\n(.*?)^```$", TEXTS, re.MULTILINE | re.DOTALL)
+SETUP = "python3 -m venv"  # the block that installs; .ci/run runs it
 
 
 def steps(console):
@@ -106,11 +108,25 @@ def test_the_first_screen_has_the_two_commands():
     assert "sed -n 's/^\\$ \\(python3 -m venv.*\\)/\\1/p' README.md" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_each_test_of_the_ten_lines_is_in_its_scripts_section():
-    for section in README.split("\n## ")[1:]:
-        module = ROOT / "tests" / f"test_{section.split()[0]}"
-        tests = re.findall(r"^def (test_ten_lines_\w+)", module.read_text(), re.M) if module.exists() else []
-        assert sorted(re.findall(r"`(test_\w+)`", section)) == sorted(tests)
+@pytest.mark.parametrize("page", [path.stem for path in sorted(ROOT.glob("*.py"))])
+def test_the_page_of_a_script_names_each_test_of_its_ten_lines(page):
+    tests = re.findall(r"^def (test_ten_lines_\w+)", (ROOT / "tests" / f"test_{page}.py").read_text(), re.MULTILINE)
+    assert sorted(re.findall(r"`(test_\w+)`", PAGES[page])) == sorted(tests)
+
+
+@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", *(f"docs/{page}.md" for page in PAGES)])
+def test_links_to_files_and_headings_exist(path):
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", (ROOT / path).read_text()):
+        file, _, heading = target.partition("#")
+        linked = (ROOT / path).parent / file if file else ROOT / path
+        assert linked.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings], target
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 260
 
 
 def example(text):
@@ -118,26 +134,14 @@ def example(text):
     return next(block for block in PYTHON if text in block)
 
 
-def test_the_chat_server_passes_lines_on_to_all_others(serving):
-    namespace = {"__name__": "chat"}
-    exec(example("class Chat"), namespace)
-    server = serving(tcp_server.TCPServer(("127.0.0.1", 0), namespace["Chat"]))
-    with contextlib.ExitStack() as cleanup:
-        clients, readers = [], []
-        for newcomer in range(3):
-            clients.append(cleanup.enter_context(socket.create_connection(server.address)))
-            readers.append(cleanup.enter_context(clients[-1].makefile("rb")))
-            if newcomer:
-                clients[-1].sendall(b"hel")
-                clients[-1].sendall(b"lo\nagain\n")
-            port = clients[-1].getsockname()[1]
-            for reader in readers[:newcomer]:
-                assert [reader.readline(), reader.readline()] == [b"%d: hello\n" % port, b"%d: again\n" % port]
-        readers[1].close()
-        clients[1].close()
-        clients[0].sendall(b"bye\n" + b"x" * 2000)
-        assert readers[2].readline().endswith(b": bye\n")
-        assert readers[0].read() == b""  # a line without an end: the server hangs up
+def test_the_handler_example_runs(serving):
+    namespace = {"__name__": "shout"}
+    exec(example("class Shout"), namespace)
+    server = serving(tcp_server.TCPServer(("127.0.0.1", 0), namespace["Shout"]))
+    with socket.create_connection(server.address) as client, client.makefile("rb") as reader:
+        client.sendall(b"he")
+        client.sendall(b"llo\nagain\n" + b"x" * 2000)
+        assert reader.read() == b"HELLO\nAGAIN\n"
 
 
 @pytest.mark.parametrize("module", ["tcp_client", "async_client"])

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw the README's pictures: run the scripts as a user does, and keep what the terminal shows as SVG.
 
-  python pictures/draw.py [NAME ...]     those of these names, else all (sniff and http_analyzer need root)
+  python docs/pictures/draw.py [NAME ...]     those of these names, else all (sniff and http_analyzer need root)
 
 Needs rich (requirements-dev.txt). The weather comes from the tests' stand-in for the providers, on loopback.
 """
@@ -28,7 +28,7 @@ from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent
+ROOT = HERE.parent.parent
 COLUMNS, ROWS = 92, 40
 sys.path.insert(0, str(ROOT / "tests"))
 

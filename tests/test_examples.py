@@ -1,0 +1,202 @@
+"""The programs in examples/: each is started as its docstring says, and does its job."""
+
+import http.server
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+from conftest import ROOT, free_port
+from scapy.layers.inet import UDP
+from test_http_analyzer import OK, Wire, save
+from test_sniff import ETHER, V4, pcap, question, raw
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SITE = {
+    "/": '<a href="/a">a</a> <A HREF=b.html>b</A> <a href="http://other.invalid/">other</a> <a href="/secret/x">x</a>',
+    "/a": '<a href="/">home</a> <a href="/missing#part">m</a>',
+    "/b.html": "no links",
+    "/robots.txt": "User-agent: *\nDisallow: /secret/\n",
+}
+
+
+@pytest.fixture
+def example(script):
+    """example(NAME, *ARGUMENTS) starts an example as a process."""
+    return lambda name, *arguments, **options: script(f"examples/{name}.py", *arguments, **options)
+
+
+@pytest.fixture
+def site():
+    """The URL of a web server on loopback, and the paths that it was asked for."""
+    paths = []
+
+    class Pages(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            paths.append(self.path)
+            body = SITE.get(self.path, "").encode()
+            self.send_response(200 if body else 404)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_): ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", paths
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_short_and_its_docstring_says_how_to_start_it(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 60
+    assert f"examples/{path.name}" in path.read_text().split('"""')[1]
+    assert f"| [`{path.name}`](examples/{path.name}) |" in (ROOT / "README.md").read_text()
+
+
+def test_the_chat_passes_a_line_on_to_the_others_and_drops_an_endless_line(example):
+    server = example("chat", "--port", 0)
+    port = int(re.fullmatch(r"Chat on localhost:(\d+)\n", server.stdout.readline())[1])
+    with socket.create_connection(("localhost", port)) as ann, socket.create_connection(("localhost", port)) as bob:
+        bob_port = bob.getsockname()[1]
+        with ann.makefile("rb") as ann_reads, bob.makefile("rb") as bob_reads:
+            ann.sendall(b"x" * 2_000)
+            assert ann_reads.read() == b""
+            bob.sendall(b"hello\n")
+            with socket.create_connection(("localhost", port)) as cat, cat.makefile("rb") as cat_reads:
+                cat.sendall(b"one\ntwo\n")
+                cat_port = cat.getsockname()[1]
+                assert [bob_reads.readline() for _ in "12"] == [b"%d: one\n" % cat_port, b"%d: two\n" % cat_port]
+                bob.sendall(b"three\n")
+                assert cat_reads.readline() == b"%d: three\n" % bob_port
+    server.terminate()
+    assert server.finish() == (0, "", "")
+
+
+@pytest.fixture
+def framed(monkeypatch):
+    """The module of framed_protocol.py, and the address of its server."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    import framed_protocol
+
+    with framed_protocol.TCPServer(("127.0.0.1", 0), framed_protocol.Shout) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield framed_protocol, server.address
+    thread.join()
+
+
+def test_the_framed_protocol_finds_messages_in_any_segments(framed):
+    module, address = framed
+    assert module.ask(b"hello", address) == b"HELLO"
+    assert module.ask(b"", address) == b""
+    wire = b"\0\0\0\x02ab\0\0\0\x03cde"
+    with socket.create_connection(address) as client, client.makefile("rb") as stream:
+        for byte in wire:
+            client.sendall(bytes([byte]))
+        assert stream.read(len(wire)) == wire.upper()
+        client.sendall(wire)
+        assert stream.read(len(wire)) == wire.upper()
+
+
+def test_the_framed_protocol_refuses_a_long_message(framed):
+    module, address = framed
+    assert module.ask(b"a" * 65_536, address) == b"A" * 65_536
+    with socket.create_connection(address) as client:
+        client.sendall(b"\0\1\0\1")
+        assert client.recv(1) == b""
+    with pytest.raises(ConnectionError):
+        module.ask(b"a" * 65_537, address)
+
+
+def test_the_framed_protocols_client_reports_that_no_server_runs(example):
+    code, out, err = example("framed_protocol", "hello").finish()
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"framed_protocol.py: error: .*refused.*\n", err)
+
+
+def test_the_crawler_follows_the_links_of_one_host_once_and_respects_robots_txt(example, site):
+    url, paths = site
+    code, out, err = example("crawler", f"{url}/").finish()
+    assert sorted(out.splitlines()) == sorted(
+        [f"200 {url}/", f"200 {url}/a", f"200 {url}/b.html", f"404 {url}/missing"]
+    )
+    assert sorted(paths) == ["/", "/a", "/b.html", "/missing", "/robots.txt"]
+    assert (code, err) == (1, "")  # A page is missing.
+    assert example("crawler", f"{url}/b.html").finish() == (0, f"200 {url}/b.html\n", "")
+
+
+def test_the_crawler_reports_a_server_that_does_not_answer(example):
+    code, out, err = example("crawler", f"http://127.0.0.1:{free_port()}").finish()
+    assert (code, err) == (1, "")
+    assert out.startswith("connection refused")
+    assert example("crawler", "ftp://x").finish() == (1, "", "usage: crawler.py http://HOST/\n")
+
+
+def test_the_port_monitor_has_a_status_for_cron(example, serving):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        up, down = f"127.0.0.1:{listener.getsockname()[1]}", f"127.0.0.1:{free_port()}"
+        code, out, err = example("port_monitor", "--once", up, down).finish()
+        assert (code, err) == (1, "")
+        assert re.fullmatch(rf"\S+ \S+ {up} up\n\S+ \S+ {down} down: connection refused.*\n", out)
+        assert example("port_monitor", "--once", up).finish()[::2] == (0, "")
+
+
+def test_the_port_monitor_prints_only_changes(example):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        monitor = example("port_monitor", "--interval", 0.1, f"127.0.0.1:{address[1]}")
+        assert monitor.stdout.readline().endswith(" up\n")
+        for _ in range(3):
+            listener.accept()[0].close()
+    assert " down: connection refused" in monitor.stdout.readline()
+    with socket.create_server(address):
+        assert monitor.stdout.readline().endswith(" up\n")
+    monitor.kill()
+
+
+def test_the_dns_log_shows_who_asks_for_which_names(example, tmp_path):
+    path = tmp_path / "dns.pcap"
+    names = ("www.example.org", "a\x1b.example.org")
+    pcap(path, [raw(ETHER / V4 / UDP(sport=40_000, dport=53) / question(name)) for name in names])
+    code, out, err = example("dns_log", "-r", path).finish()
+    assert (code, err) == (0, "")
+    first, second = out.splitlines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \S+ 192\.0\.2\.1 A\? www\.example\.org", first)
+    assert "\x1b" not in second
+    code, out, err = example("dns_log", "-r", tmp_path / "none").finish()
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"dns_log.py: error: .*\n", err)
+
+
+@pytest.mark.parametrize(("name", "module"), [("captures_dask", "dask.bag"), ("captures_spark", "pyspark")])
+def test_many_captures_are_counted_and_a_damaged_one_is_a_warning(name, module, tmp_path):
+    pytest.importorskip(module, reason=f"needs {module}: pip install {module.replace('dask.bag', 'dask[bag]')}")
+    if module == "pyspark" and not shutil.which("java"):
+        pytest.skip("needs Java, on Debian: apt-get install default-jre-headless")
+    paths = [tmp_path / name for name in ("a.pcap", "b.pcap", "damaged.pcap")]
+    for path in paths:
+        wire = Wire().open()
+        wire.send(0, b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n")
+        wire.send(1, OK % 200)
+        save(path, wire.close().frames)
+    paths[2].write_bytes(paths[2].read_bytes()[:-1])
+    command = [sys.executable, ROOT / "examples" / f"{name}.py", *paths]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert re.fullmatch(r" +\d 200 a\.example\n", run.stdout)
+    assert f"{name}.py: warning: " in run.stderr
+
+
+@pytest.mark.parametrize("name", ["captures_dask", "captures_spark"])
+def test_many_captures_need_a_library(name, example):
+    """-S hides the installed packages."""
+    run = subprocess.run([sys.executable, "-S", ROOT / "examples" / f"{name}.py"], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert re.fullmatch(rf"{name}.py: error: .* is not installed; pip install .*\n", run.stderr)
