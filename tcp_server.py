@@ -212,7 +212,7 @@ class Connection:
         self._deadline = time.monotonic() + LINGER_S
         self._watch(selectors.EVENT_READ)
         with contextlib.suppress(OSError):  # The peer may have closed.
-            self._sock.shutdown(socket.SHUT_WR)  # SSLSocket.shutdown() also ends TLS: what follows is discarded.
+            self._sock.shutdown(socket.SHUT_WR)  # SSLSocket.shutdown() also ends TLS.
 
     def _call(self, method: Callable[..., None], *args: Any) -> None:
         try:

@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 PROGRAM = os.path.basename(__file__)
 PREFIX = b"Server received: "
 MAX_DATAGRAM_BYTES = 65_535  # the largest value of the length field; no datagram is cut
-MAX_SHOWN_BYTES = 1_000  # of a datagram in a log line
+MAX_SHOWN_BYTES = 1_000  # length of a datagram in a log line
 CONTROL_BYTES = 256  # space for the ancillary data of one datagram; IPV6_PKTINFO needs less
 RECEIVE_BUFFER_BYTES = 4_194_304  # asked of the kernel for bursts; net.core.rmem_max may allow less
 BATCH = 256  # datagrams received from one socket before the others get their turn
@@ -192,7 +192,7 @@ class UDPServer:
                 if answer is not None:
                     send(answer, peer)
         except (BlockingIOError, ConnectionError):
-            pass  # No datagram is left; or, on Windows, nobody received an earlier answer.
+            pass  # The queue is empty, or (on Windows) an earlier answer was not received.
         except OSError as error:
             self._warn(peer, error)
         except Exception:

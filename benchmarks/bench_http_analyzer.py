@@ -36,7 +36,7 @@ from common import (
     start_benchmark,
 )
 
-EXCHANGES = 20_000, 80_000  # of the two captures
+EXCHANGES = 20_000, 80_000  # number of exchanges in the two captures
 DOWNLOAD_BYTES = 500_000_000
 PAGE = "<p>A paragraph of a page, as long as many are on the web, and then some more.</p>\n" * 50  # 4 kB
 OURS = [sys.executable, ROOT / "http_analyzer.py", "-r"]
@@ -59,12 +59,12 @@ def free_port():
 def running(*command):
     with subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE) as process:
         yield process
-        time.sleep(1.5)  # what tcpdump has not written yet
+        time.sleep(1.5)  # packets that tcpdump has not written yet
         process.terminate()
 
 
 def serve(folder, port, rate=None):
-    """With a rate, no more than so many requests a second, if it is nginx."""
+    """`rate` limits the requests per second of nginx."""
     (folder / "index.html").write_text(PAGE)
     folder.chmod(0o755)
     if not shutil.which("nginx"):
@@ -116,7 +116,7 @@ def watch_live(folder, seconds):
         open(folder / "live", "w+b") as lines,
         subprocess.Popen(command, stdout=lines, stderr=subprocess.PIPE) as analyzer,
     ):
-        analyzer.stderr.readline()  # it listens
+        analyzer.stderr.readline()  # The server listens.
         asked = ask(port, seconds)
         time.sleep(1)
         analyzer.send_signal(signal.SIGINT)

@@ -53,7 +53,7 @@ def start(command, **options):
 
 
 def talk(server):
-    """Serve TCP connections that send back what comes."""
+    """Serve TCP connections, and echo."""
     while True:
         connection, _ = server.accept()
         with connection:
@@ -80,7 +80,7 @@ def record(path, count):
 
 
 def read_file(command, path, count):
-    command = [each for each in command if each != "-l"]  # nobody waits for a line
+    command = [each for each in command if each != "-l"]  # The output is not read line by line.
     began = time.perf_counter()
     with start([*command, "-r", path], stdout=subprocess.DEVNULL) as process:
         process.wait()
@@ -88,7 +88,7 @@ def read_file(command, path, count):
 
 
 def send(rate, seconds):
-    """So many datagrams a second in bursts of a millisecond; how many that were."""
+    """Send datagrams at a rate, in bursts of a millisecond. Return their number."""
     sent, began = 0, time.perf_counter()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         while (passed := time.perf_counter() - began) < seconds:
@@ -118,7 +118,7 @@ def live(name, command, rate, figures):
         output.seek(0)
         seen = sum(str(PORT).encode() in line for line in output)
     if name == LOOP:
-        seen //= 2  # it sees what goes out on loopback, and the same coming in
+        seen //= 2  # On loopback, it captures each packet twice: outgoing and incoming.
     figures.setdefault(name, []).append((sent - seen, peak))
     return Result(seen / LIVE_S, 0)
 

@@ -63,7 +63,7 @@ def forking_servers(job):
 
 
 def free_port():
-    """For ncat, which does not say what port 0 has become."""
+    """Return a free port for ncat, which does not print the port that it binds."""
     with socket.create_server((HOST, 0)) as sock:
         return sock.getsockname()[1]
 
@@ -71,7 +71,7 @@ def free_port():
 def bench_greet(args):
     total, few = int(20_000 * args.scale), int(500 * args.scale)
     # ncat's backlog of 10 cannot be raised. When more connect at once, Linux answers with SYN cookies, and a
-    # connection of which the server does not know waits for its greeting for ever.
+    # connection that the server never accepts waits for its greeting forever.
     lighter = {"ncat": (few, 8), "socat": (few, CONNECTIONS)}
     commands = servers("greet") | forking_servers("greet")
     results = compare_servers(commands, args.rounds, "greet", (total, CONNECTIONS), lighter)

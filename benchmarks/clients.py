@@ -19,7 +19,7 @@ TIME_LIMIT_S = 120
 
 
 async def exchange(host, port, round_trips):
-    """One connection: messages there and back; the last with a half-close, its reply to end of file."""
+    """Exchange messages over one connection, and half-close after the last one."""
     reader, writer = await asyncio.open_connection(host, port)
     for _ in range(round_trips - 1):
         writer.write(MESSAGE)

@@ -31,11 +31,11 @@ ROOT = HERE.parent
 HOST = "127.0.0.1"
 C_PEER = "C (peers.c)"
 START_TIMEOUT_S = 10.0
-LOAD_TIMEOUT_S = 130.0  # the load itself gives up after 120
+LOAD_TIMEOUT_S = 130.0  # The load generator stops after 120 s.
 STOP_TIMEOUT_S = 5.0
 POLL_S = 0.01
 CLONE_NEWNET = 0x40000000  # unshare(2)
-LEAST_CPU_S = 0.05  # CPU time comes in steps of 10 ms: less says nothing
+LEAST_CPU_S = 0.05  # CPU time has a resolution of 10 ms.
 LISTENING = re.compile(rb"listening on .*?:(\d+)", re.IGNORECASE)  # ours; ncat -v; socat -d -d
 
 # asyncio's transports ask for 256 KiB at each read. To glibc that is above the threshold from which every
@@ -63,7 +63,7 @@ def result(count, seconds, errors, used_s):
 
 
 def start_benchmark(description, rounds, peer=None):
-    """Parse the command line, move to the peer's CPU, and print the line that says what all this ran on.
+    """Parse the command line, move to the peer's CPU, and print the name of the machine.
 
     peer: what the programs that are measured talk to, if it is not the load generator.
     """

@@ -42,7 +42,7 @@ def client_hello(name):
 
 
 def kinds(random_source, plain):
-    """Yield functions that make a frame, each as often as its share says."""
+    """Yield functions that make a frame, in proportion to their shares."""
     choose = random_source.randrange
 
     flows = [(socket.inet_aton(f"10.0.0.{1 + choose(HOSTS)}"), socket.inet_aton(f"10.0.1.{1 + choose(HOSTS)}"),
@@ -110,7 +110,7 @@ def kinds(random_source, plain):
 
 
 def write(path, count, plain=False, seed=1):
-    """Write a pcap file with so many packets, a tenth of a millisecond apart."""
+    """Write a pcap file with `count` packets, 0.1 ms apart."""
     random_source = random.Random(seed)
     choices = kinds(random_source, plain)
     with open(path, "wb") as file:

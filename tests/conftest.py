@@ -17,7 +17,7 @@ import time
 
 import pytest
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever ignores it would have the scripts do so, too
+signal.signal(signal.SIGINT, signal.default_int_handler)  # The scripts would inherit SIG_IGN.
 ROOT = pathlib.Path(__file__).parent.parent
 TIME_LIMIT_S = 30
 CLONE_NEWNET = 0x40000000  # unshare(2)
@@ -61,7 +61,7 @@ def join(thread):
 
 
 class Script(subprocess.Popen):
-    """A script as a user starts it, from its command line; `addresses` are those it says it listens on.
+    """A script as a process, started from its command line.
 
     Warnings are errors, but for those of the categories `ignored`.
     """
@@ -115,14 +115,14 @@ def open_files():
 
 
 def free_port(kind=socket.SOCK_STREAM):
-    """A port of 127.0.0.1 that nobody has."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket(socket.AF_INET, kind) as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def process_status(process):
-    """/proc/PID/status (Linux): the words after each name; sizes are in kB."""
+    """Return the words after each name in /proc/PID/status (Linux). Sizes are in kB."""
     with open(f"/proc/{process.pid}/status") as file:
         return {name: words.split() for name, _, words in (line.partition(":") for line in file)}
 

@@ -9,7 +9,7 @@ import threading
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-KEY = "SENTINEL/key+of&tests"  # what a URL must quote
+KEY = "SENTINEL/key+of&tests"  # characters that a URL must quote
 NOW = 1_772_366_400  # 2026-03-01T12:00:00Z
 DAY_S = 86_400
 
@@ -105,7 +105,7 @@ class FakeWeather(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.asked, self.complaints = [], []
         self.faults, self.edit, self.routes = {}, {}, {}
-        self.finished = threading.Event()  # what hangs, hangs until then
+        self.finished = threading.Event()  # Hanging requests wait for this event.
 
     def serve_forever(self):
         super().serve_forever(poll_interval=0.01)

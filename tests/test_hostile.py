@@ -28,7 +28,7 @@ needs_root = pytest.mark.skipif(
 
 
 class World:
-    """Whatever the scripts talk to or read, on loopback; `text` is what it says."""
+    """The peers and files of the scripts, on loopback, which contain `text`."""
 
     def __init__(self, serving, tmp_path, text=b"Hello, World!"):
         self.serving, self.folder, self.text, self.cleanup = serving, tmp_path, text, contextlib.ExitStack()
@@ -60,7 +60,7 @@ class World:
 
 
 def segment(sport, dport, seq, ack, data):
-    """A raw IPv4 packet with a TCP segment; nobody looks at the checksums."""
+    """Return a raw IPv4 packet with a TCP segment, without checksums."""
     addresses = bytes([127, 0, 0, 1]) * 2
     ip = struct.pack("!BBHHHBBH", 0x45, 0, 40 + len(data), 0, 0, 64, 6, 0) + addresses
     return ip + struct.pack("!HHIIBBHHH", sport, dport, seq, ack, 0x50, 0x18, 65_535, 0, 0) + data
@@ -153,7 +153,7 @@ def test_a_server_goes_on_without_a_place_to_write(name, script):
     assert (status, "Traceback" in err) == (0, False)
 
 
-# What networks say
+# Text from the network
 
 
 @every_client
@@ -180,7 +180,7 @@ def test_no_control_character_reaches_the_terminal(name, how, world, script, mon
 
 @pytest.mark.parametrize("name", ["tcp_client.py", "async_client.py"])
 def test_an_endless_peer_is_left(name, script):
-    """It says something forever, always before the timeout."""
+    """Send a byte again and again, always before the timeout."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = script(name, "--port", listener.getsockname()[1], "--timeout", 2)
         with listener.accept()[0] as peer, contextlib.suppress(OSError):

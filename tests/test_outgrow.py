@@ -19,7 +19,7 @@ from conftest import ROOT, TIME_LIMIT_S, free_port
 from test_http_analyzer import OK, Wire, save
 
 PAGE = (ROOT / "docs" / "beyond-one-machine.md").read_text(encoding="utf-8")
-CAPTURES = [  # of each capture, the exchanges: host, status, seconds
+CAPTURES = [  # host, status and seconds of the exchanges in each capture
     [("a.example", 200, 0.1), ("b.example", 200, 0.2), ("a.example", 404, 0.3)],
     [("b.example", 500, 3.0), ("a.example", 200, 0.4)],
     [("a.example", 200, 2.0)],
@@ -113,7 +113,7 @@ def connected(port):
 def join(request, tmp_path):
     """join(others) is another client of the chat on each of the three loops: (its socket, a file to read from).
 
-    The others have heard of it then. At the end the server has said nothing.
+    The other members have then received a line from it. At the end, the server has printed no error.
     """
     if request.param == "twisted":
         needs("twisted")
@@ -164,7 +164,7 @@ def test_who_leaves_a_chat_does_not_hurt_the_rest(join):
     ann, ann_reads = join()
     bob, bob_reads = join((ann, ann_reads))
     cat, cat_reads = join((ann, ann_reads), (bob, bob_reads))
-    bob.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it resets the connection
+    bob.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # Closing then resets the connection.
     bob_reads.close()
     bob.close()
     ann.sendall(b"still there?\n")

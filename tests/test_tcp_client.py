@@ -1,4 +1,4 @@
-"""tcp_client.py as a process and as a module, against servers that say what each test wants."""
+"""tcp_client.py as a process and as a module, against servers that each test scripts."""
 
 import contextlib
 import functools
@@ -68,7 +68,7 @@ def saying(*pieces):
 
 
 def listen(connection):
-    """All that the client says until it is gone."""
+    """Return everything that the client sends until it closes."""
     said = bytearray()
     with contextlib.suppress(ConnectionError):
         while data := connection.recv(65_536):
@@ -623,7 +623,7 @@ def test_what_came_before_a_reset_is_printed(script, playing):
 
 
 def acknowledged(connection):
-    """Wait until the client's system has all that was sent."""
+    """Wait until the client's kernel has acknowledged everything."""
     while struct.unpack("I", connection_info(connection))[0]:
         select.select([], [], [], 0.001)
 
@@ -724,7 +724,7 @@ def test_a_large_echo_over_tls_1_3_is_complete(tls_echo, trust):
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_a_tls_server_that_speaks_first_needs_the_end_of_the_handshake(playing, tls, trust, version):
-    """The client's last flight must leave even if the client then says nothing."""
+    """The client must send its last flight even if it sends no data."""
     tls.minimum_version = tls.maximum_version = version
 
     def part(connection):

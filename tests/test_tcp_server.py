@@ -65,10 +65,10 @@ class Chat(Handler):
 
 
 class Events(queue.Queue):
-    """What the server tells its handlers, in order, for tests to wait for."""
+    """The callbacks of handlers, in order, for tests to wait for."""
 
     def watch(self, handler_class):
-        """A factory of such handlers that report what they are told."""
+        """Return a factory of handlers that report their callbacks."""
 
         class Watched(handler_class):
             def connection_made(handler, connection):
@@ -96,7 +96,7 @@ def events():
 
 @pytest.fixture
 def two_localhosts(monkeypatch):
-    """localhost is 127.0.0.1 and ::1, whatever the hosts file says."""
+    """Resolve localhost to 127.0.0.1 and ::1, without the hosts file."""
     resolve_to(monkeypatch, "127.0.0.1", "::1")
 
 
@@ -144,7 +144,7 @@ def ask(sock, data):
 
 
 def answer_of(client):
-    """What comes until the end, be it an orderly one or a reset."""
+    """Return the bytes until the end of the connection or a reset."""
     answer = bytearray()
     with contextlib.suppress(ConnectionError):
         while piece := client.recv(65_536):
@@ -1176,7 +1176,7 @@ def test_an_empty_greeting_over_tls_is_an_orderly_end(serving, tls, trust, conne
     server = TCPServer(("localhost", 0), functools.partial(events.watch(Greeter), b""), ssl_context=tls, timeout_s=2)
     raw = connect(serving(server).address)
     with contextlib.suppress(queue.Empty):
-        events.get(timeout=0.1)  # before the handshake, if the server likes to say it so early
+        events.get(timeout=0.1)  # A server could send it before the handshake.
     client = closing(trust.wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=False))
     assert client.recv(1) == b""
 

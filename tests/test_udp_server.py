@@ -38,7 +38,7 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1"
 
 @contextlib.contextmanager
 def client_of(address, source=""):
-    """A connected socket: it hears only who is asked, at the address that is asked."""
+    """Return a connected socket. It receives only answers from the address that was asked."""
     with socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(PATIENCE_S)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1_000_000)
@@ -91,7 +91,7 @@ def resolve_to(monkeypatch, *hosts):
 
 
 def first_answer(address):
-    """Ask until somebody answers: for a server that cannot say when it listens."""
+    """Ask until an answer arrives, because the server prints nothing when it listens."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         with contextlib.suppress(ConnectionRefusedError), client_of(address) as client:

@@ -27,7 +27,7 @@ import weather
 VARIABLES = ("OPENWEATHERMAP_URL", "OPEN_METEO_URL", "OPEN_METEO_GEOCODING_URL")
 PATHS = {"open-meteo": "/v1/forecast", "openweathermap": "/data/2.5/weather"}
 GEOCODERS = {"open-meteo": "/v1/search", "openweathermap": "/geo/1.0/direct"}
-BLOCKED = []  # what would have left the machine
+BLOCKED = []  # requests that would have left the machine
 
 both = pytest.mark.parametrize("provider", list(PATHS))
 ten_lines = ROOT / "tests" / "ten_lines" / "weather.py"
@@ -79,7 +79,7 @@ def world(monkeypatch, tmp_path):
 
 @pytest.fixture
 def server(serving, monkeypatch):
-    """Both providers, where the environment says they are."""
+    """Both providers, at the addresses in the environment."""
     server = serving(fake.FakeWeather())
     for variable in VARIABLES:
         monkeypatch.setenv(variable, server.url)
@@ -576,7 +576,7 @@ FAULTS = {
 
 
 def everything_of(error):
-    """All that an exception and its chain would tell whoever looks."""
+    """Return the text of an exception and of its chain."""
     seen, todo, told = set(), [error], []
     while todo:
         thing = todo.pop()
@@ -601,7 +601,7 @@ def everything_of(error):
 @both
 def test_each_fault_is_told_truly_and_without_the_key(provider, paths, name, get, server, caplog, monkeypatch, capfd):
     if name == "deep":
-        gc.collect()  # what earlier tests left: at that depth, nothing could be finalized
+        gc.collect()  # Collect the garbage of earlier tests, because nothing can be finalized at that depth.
     faults, kind, words, attempts = FAULTS[name]
     path = paths[provider]
     monkeypatch.setattr(weather, "BACKOFF_S", (0.001, 0.001, weather.INFINITE_S))
@@ -619,7 +619,7 @@ def test_each_fault_is_told_truly_and_without_the_key(provider, paths, name, get
 
 
 def test_a_key_that_is_none(get, server):
-    """It is not taken for a secret: to hide it in all that is said would garble that."""
+    """A short key is not redacted, because it would garble the output."""
     with pytest.raises(weather.BadKey, match="does not accept the key"):
         get("London", "openweathermap", api_key="4")
 
@@ -747,7 +747,7 @@ def test_the_real_hosts_are_asked_without_the_variables(world, monkeypatch):
 
 @pytest.fixture
 def over_tls(serving, tls, monkeypatch):
-    """OpenWeatherMap over https, with a certificate that requests does not trust unless it is told to."""
+    """OpenWeatherMap over https, with a certificate that requests trusts only with REQUESTS_CA_BUNDLE."""
     server = fake.FakeWeather()
     server.socket = tls.wrap_socket(server.socket, server_side=True)
     monkeypatch.setenv("OPENWEATHERMAP_URL", server.url.replace("http://127.0.0.1", "https://localhost"))
@@ -1057,7 +1057,7 @@ def test_ten_lines_have_no_timeout(get, server):
 
 
 def test_ten_lines_show_their_key(run, server, monkeypatch):
-    """It is enough that nobody listens."""
+    """No server listens at this address."""
     server.url = closed_port()
     monkeypatch.setenv("OPENWEATHERMAP_URL", server.url)
     assert "appid=SENTINEL" in ten(server).stderr
