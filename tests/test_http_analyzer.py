@@ -311,7 +311,7 @@ def test_thousands_of_mutated_captures_raise_nothing_and_print_no_control_charac
         pairs = list(random_exchanges(random.Random(seed), 3))
         originals.append(random_wire(random.Random(seed), pairs, seed % 2, 2 * (seed % 2)))
     lines = 0
-    for number in range(4_000):
+    for number in range(1_500):
         frames = list(rng.choice(originals))
         for _ in range(3):
             at = rng.randrange(len(frames))
@@ -321,7 +321,7 @@ def test_thousands_of_mutated_captures_raise_nothing_and_print_no_control_charac
             for form in http_analyzer.FORMATS.values():
                 text = form(found)
                 assert not http_analyzer.UNPRINTABLE.search(text.replace("\n  > ", "").replace("\n  < ", ""))
-    assert lines > 8_000
+    assert lines > 3_000
 
 
 def test_two_thousand_mutated_files_end_with_an_error_of_ours(tmp_path, capture):
