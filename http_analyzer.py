@@ -77,20 +77,12 @@ SOL_PACKET, PACKET_ADD_MEMBERSHIP, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_IGN
 SO_ATTACH_FILTER, SO_RCVBUFFORCE, SO_TIMESTAMPNS, SIOCGIFNETMASK = 26, 33, 35, 0x891B
 ARPHRD_LOOPBACK, PACKET_OUTGOING = 772, 4
 ETHERNET, RAW = 1, 101  # link types, see https://www.tcpdump.org/linktypes.html
-LINKTYPE_OF = {
-    1: ETHERNET,
-    ARPHRD_LOOPBACK: ETHERNET,
-    512: 9,
-    801: 105,
-    803: 127,
-}  # keys: ARPHRD_* numbers; RAW for all others
+# The link type for an ARPHRD_* number of Linux; it is RAW for all others.
+LINKTYPE_OF = {1: ETHERNET, ARPHRD_LOOPBACK: ETHERNET, 512: 9, 801: 105, 803: 127}
 IPV4, IPV6, MPLS, VLANS = 0x0800, 0x86DD, 0x8847, (0x8100, 0x88A8, 0x9100)  # EtherTypes
 PCAPNG = b"\n\r\r\n"
-PCAP_FORMATS = {
-    0xA1B2C3D4: (1000, "IIII"),
-    0xA1B23C4D: (1, "IIII"),
-    0xA1B2CD34: (1000, "IIII8x"),
-}  # pcap: unit in ns, record
+# The magic number of a pcap file: the unit of its fractions of seconds in ns, and the format of a record's header.
+PCAP_FORMATS = {0xA1B2C3D4: (1000, "IIII"), 0xA1B23C4D: (1, "IIII"), 0xA1B2CD34: (1000, "IIII8x")}
 MAGICS = {struct.pack(order + "I", magic): (order, *PCAP_FORMATS[magic]) for order in "<>" for magic in PCAP_FORMATS}
 
 Record = tuple[int, int, int, str | None, bytes]  # time in ns, length on the wire, link type, interface, frame

@@ -663,9 +663,8 @@ class Provider:
                 return self._request(url, max(0.01, deadline - time.monotonic()))
             except WeatherError as failure:
                 wait_s = failure.retry_s
-                if (
-                    wait_s == BUSY_S
-                ):  # A request that was refused because of concurrency is repeated until the deadline.
+                # A request that was refused because of concurrency is repeated until the deadline.
+                if wait_s == BUSY_S:
                     wait_s *= random.uniform(1, 2)
                 else:
                     wait_s = max(wait_s, next(backoffs))
