@@ -135,11 +135,10 @@ def mixed_traffic(count, rounds):
 
 
 def main():
-    files_only = "--files" in sys.argv
-    sys.argv = [word for word in sys.argv if word != "--files"]
-    args = start_benchmark(__doc__, rounds=3, peer="what sends")
+    files = ("--files", "only the part with mixed traffic, which needs no root")
+    args = start_benchmark(__doc__, rounds=3, peer="what sends", options=[files])
     mixed_traffic(int(PACKETS * args.scale), args.rounds)
-    if files_only:
+    if args.files:
         return
     enter_namespace()
     count = int(PACKETS * args.scale)

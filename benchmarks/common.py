@@ -62,13 +62,15 @@ def result(count, seconds, errors, used_s):
     return Result(count / seconds, errors, busy)
 
 
-def start_benchmark(description, rounds, peer=None):
+def start_benchmark(description, rounds, peer=None, options=()):
     """Parse the command line, move to the peer's CPU, and print the name of the machine.
 
     peer: what the programs that are measured talk to, if it is not the load generator.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a tenth of the load, one round")
+    for name, meaning in options:
+        parser.add_argument(name, action="store_true", help=meaning)
     parser.add_argument("--rounds", type=int, default=rounds, help=f"default: {rounds}")
     args = parser.parse_args()
     if args.quick:

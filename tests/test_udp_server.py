@@ -755,6 +755,27 @@ def send_until_answered(client):
 
 
 @on_linux
+def test_the_receive_buffer_keeps_a_burst_that_the_systems_default_drops(serving):
+    burst = [b"%d" % number for number in range(2_000)]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain, client_of(("127.0.0.1", 9)) as client:
+        plain.bind(("127.0.0.1", 0))
+        plain.setblocking(False)
+        server = UDPServer(("127.0.0.1", 0), lambda data, peer: None)
+        for data in burst:
+            client.sendto(data, plain.getsockname())
+            client.sendto(data, server.address)
+        kept = 0
+        with contextlib.suppress(BlockingIOError):
+            while plain.recv(100):
+                kept += 1
+        server.shutdown()
+        serving(server)
+    assert kept < len(burst)
+    server.close()
+    assert server.dropped <= len(burst) - 1.5 * kept
+
+
+@on_linux
 def test_nothing_dropped_is_0_and_known_only_at_the_end():
     with UDPServer(("127.0.0.1", 0)) as server:
         assert server.dropped is None
