@@ -17,6 +17,8 @@ import time
 
 import pytest
 
+for name in ("SUDO_UID", "SUDO_GID", "SUDO_USER"):  # Under sudo, the sniffers would become the caller's user.
+    os.environ.pop(name, None)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # The scripts would inherit SIG_IGN.
 ROOT = pathlib.Path(__file__).parent.parent
 TIME_LIMIT_S = 30
