@@ -136,12 +136,11 @@ UG Uganda|US United States|US USA|US United States of America|US America|UY Urug
 VA Vatican|VE Venezuela|VN Vietnam|VN Viet Nam|XK Kosovo|YE Yemen|ZA South Africa|ZM Zambia|ZW Zimbabwe"""
 # codes of the states of the USA and Australia and of Canadian provinces, with the country's code
 STATES = """US AL Alabama|AK Alaska|AZ Arizona|AR Arkansas|CA California|CO Colorado|CT Connecticut|DE Delaware
-US FL Florida
-US DC District of Columbia|GA Georgia|HI Hawaii|ID Idaho|IL Illinois|IN Indiana|IA Iowa|KS Kansas|KY Kentucky|ME Maine
-US LA Louisiana|MD Maryland|MA Massachusetts|MI Michigan|MN Minnesota|MS Mississippi|MO Missouri|MT Montana|NE Nebraska
-US NV Nevada|NH New Hampshire|NJ New Jersey|NM New Mexico|NY New York|NC North Carolina|ND North Dakota|OH Ohio
-US OK Oklahoma|OR Oregon|PA Pennsylvania|RI Rhode Island|SC South Carolina|SD South Dakota|TN Tennessee|TX Texas|UT Utah
-US VT Vermont|VA Virginia|WA Washington|WV West Virginia|WI Wisconsin|WY Wyoming|PR Puerto Rico
+US FL Florida|DC District of Columbia|GA Georgia|HI Hawaii|ID Idaho|IL Illinois|IN Indiana|IA Iowa|KS Kansas|KY Kentucky
+US ME Maine|LA Louisiana|MD Maryland|MA Massachusetts|MI Michigan|MN Minnesota|MS Mississippi|MO Missouri|MT Montana
+US NE Nebraska|NV Nevada|NH New Hampshire|NJ New Jersey|NM New Mexico|NY New York|NC North Carolina|ND North Dakota
+US OH Ohio|OK Oklahoma|OR Oregon|PA Pennsylvania|RI Rhode Island|SC South Carolina|SD South Dakota|TN Tennessee|TX Texas
+US UT Utah|VT Vermont|VA Virginia|WA Washington|WV West Virginia|WI Wisconsin|WY Wyoming|PR Puerto Rico
 CA AB Alberta|BC British Columbia|MB Manitoba|NB New Brunswick|NL Newfoundland and Labrador|NS Nova Scotia|ON Ontario
 CA PE Prince Edward Island|QC Quebec|SK Saskatchewan|YT Yukon|NT Northwest Territories|NU Nunavut
 AU NSW New South Wales|QLD Queensland|VIC Victoria|TAS Tasmania|ACT Australian Capital Territory"""
@@ -735,9 +734,8 @@ class OpenMeteo(Provider):
         if self.units == "imperial":
             question |= {"wind_speed_unit": "mph", "temperature_unit": "fahrenheit"}
         answer = get(f"{self.urls[0]}/v1/forecast", **question, forecast_days=max(days, 1))
-        values = partial(
-            extract, offset_s=get_path(answer, "utc_offset_seconds"), add=KELVIN if self.units == "standard" else 0
-        )
+        add = KELVIN if self.units == "standard" else 0
+        values = partial(extract, offset_s=get_path(answer, "utc_offset_seconds"), add=add)
         now = values(answer["current"], OPEN_METEO_NOW | {"observed_at": "time"})
         sun = values(answer["daily"], {"sunrise": "sunrise", "sunset": "sunset"}, ".0")
         daily = [values(answer["daily"], OPEN_METEO_DAY | {"date": "time"}, f".{day}") for day in range(days)]
@@ -980,12 +978,7 @@ def locale_language() -> str:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser()
     add = parser.add_argument_group("places").add_argument
-    add(
-        "city",
-        nargs="*",
-        metavar="CITY",
-        help="a city, 'CITY, COUNTRY', 'CITY, REGION', 'POSTCODE, COUNTRY' or LAT,LON",
-    )
+    add("city", nargs="*", metavar="CITY", help="CITY, 'CITY, COUNTRY OR REGION', 'POSTCODE, COUNTRY' or LAT,LON")
     add("--lang", metavar="LANG", help="language of names, as en or pt-BR (default: that of the locale)")
     add = parser.add_argument_group("output").add_argument
     add("--units", choices=UNITS, default="metric", help="°C and m/s, °F and mph, or K and m/s (default: %(default)s)")
