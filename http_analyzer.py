@@ -863,19 +863,9 @@ class Message:
     """
 
     __slots__ = (
-        "body",
-        "complete",
-        "end",
-        "fields",
-        "head",
-        "is_chunked",
-        "is_cut",
-        "problems",
-        "request",
-        "size",
-        "start",
+        "body", "complete", "end", "fields", "head", "is_chunked", "is_cut", "problems", "request", "size", "start",
         "time",
-    )
+    )  # fmt: skip
 
     def __init__(self, time: float, start: tuple[bytes, ...], head: bytes = b"\n") -> None:
         self.time = self.end = time  # the times of the first byte and the last byte
