@@ -147,7 +147,7 @@ def peak_mb(path):
 
 
 def compare_capture(path, exchanges, rounds):
-    fields = ["-e", "http.request.method", "-e", "http.request.full_uri", "-e", "http.response.code"]
+    fields = ["http.request.method", "http.request.full_uri", "http.response.code"]
     runs = {
         "http_analyzer.py": [*OURS, path],
         "http_analyzer.py --json": [*OURS, path, "--json"],
