@@ -1183,6 +1183,9 @@ def test_the_hex_dump_begins_behind_the_link_header_or_with_it(run, mixed):
         _, *dump = lines(run("sniff.py", option, "-c1", "-r", mixed))
         digits = "".join(re.sub(r"  .*", "", line.split(":  ")[1]).replace(" ", "") for line in dump)
         assert bytes.fromhex(digits) == frame[start:]
+        assert [line.partition(":")[0] for line in dump] == [f"\t0x{at:04x}" for at in range(0, len(frame) - start, 16)]
+        text = "".join(line[len("\t0x0000:  ") + 41 :] for line in dump)
+        assert text == "".join(chr(byte) if 32 <= byte < 127 else "." for byte in frame[start:])
 
 
 def test_a_ring_keeps_so_many_complete_files_with_tcpdumps_names(run, tmp_path):
