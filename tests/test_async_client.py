@@ -516,11 +516,12 @@ def test_the_summary_as_json_adds_up(call, serving):
 
 def test_the_latencies_are_those_of_the_server(call, peers):
     def handle(sock, turn):
-        peers.over.wait(0.3 if turn == 0 else 0)
+        sock.recv(100)  # The latency begins when the message is sent.
+        peers.over.wait(0.8 if turn == 0 else 0)
         sends(b"ok")(sock, turn)
 
     latency = numbers(call("--port", peers.start(handle), "-n", 10, "-c", 1, "--json"))["latency_s"]
-    assert latency["p50"] <= latency["p90"] < 0.3 <= latency["p99"] == latency["max"] < 2
+    assert latency["p50"] <= latency["p90"] < 0.7 < latency["p99"] == latency["max"] < 5
 
 
 def test_percentiles_are_by_nearest_rank():
