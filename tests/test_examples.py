@@ -68,7 +68,6 @@ def test_the_chat_passes_a_line_on_to_the_others_and_drops_an_endless_line(examp
         with ann.makefile("rb") as ann_reads, bob.makefile("rb") as bob_reads:
             ann.sendall(b"x" * 2_000)
             assert ann_reads.read() == b""
-            bob.sendall(b"hello\n")
             with socket.create_connection(("localhost", port)) as cat, cat.makefile("rb") as cat_reads:
                 cat.sendall(b"one\ntwo\n")
                 cat_port = cat.getsockname()[1]
