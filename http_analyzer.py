@@ -539,11 +539,10 @@ MAX_URL_CHARACTERS = 300  # The summary prints this much of a URL.
 MAX_NAME_BYTES = 255  # the limit for a file name on most file systems
 SWEEP_S = 1.0  # seconds between two updates of the progress and two searches for idle connections
 
+BIDIRECTIONAL = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # controls of the text direction (UAX 9)
 NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
-# Control characters, separators of lines and paragraphs, bidirectional controls, surrogates, the byte order mark.
-UNPRINTABLE = re.compile(
-    f"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff{NONCHARACTERS}]+"
-)
+# The others are control characters, separators of lines and paragraphs, surrogates and the byte order mark.
+UNPRINTABLE = re.compile(f"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff{BIDIRECTIONAL}{NONCHARACTERS}]+")
 
 
 class Body(NamedTuple):
@@ -2398,8 +2397,7 @@ def output_errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # The buffered output would fail again at exit.
         if isinstance(error, BrokenPipeError):
             sys.exit(0)
-        print_message("error", f"cannot write the output: {error.strerror}")
-        sys.exit(1)
+        sys.exit(f"{PROGRAM}: error: cannot write the output: {error.strerror}")  # with status 1
 
 
 def bounded(kind: type[float], low: float, high: float, text: str) -> float:

@@ -47,11 +47,10 @@ MAX_BYTES = 1_048_576  # default limit of an answer that is printed as text
 ATTEMPT_DELAY_S = 0.25  # head start of an address before the next one is tried (RFC 8305 section 5)
 RETRY_S = 0.1  # pause between two attempts to reach a server that refuses connections
 DAY_S = 86_400.0
+BIDIRECTIONAL = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # controls of the text direction (UAX 9)
 NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
-# Control characters, separators of lines and paragraphs, bidirectional controls, surrogates, the byte order mark.
-UNPRINTABLE = re.compile(
-    f"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff{NONCHARACTERS}]+"
-)
+# The others are control characters, separators of lines and paragraphs, surrogates and the byte order mark.
+UNPRINTABLE = re.compile(f"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff{BIDIRECTIONAL}{NONCHARACTERS}]+")
 
 
 class ReceiveError(OSError):
@@ -70,8 +69,8 @@ class Connection:
         self._tls: ssl.SSLObject | None = None
         self._version: str | None = None  # The version of TLS, after the handshake.
         if context:
-            name_without_scope = host.partition("%")[0]
-            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name_without_scope)
+            server_hostname = host.partition("%")[0]  # without an IPv6 scope
+            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
         self._ended = False  # The server has finished sending.
         self._awaits_input = self._half_closed = False
         self._sent_bytes, self._sent_at = 0, time.monotonic()
@@ -120,18 +119,18 @@ class Connection:
         if self._tls and not wire:  # Without close_notify, an attacker may have cut the data (RFC 8446 section 6.1).
             raise ssl.SSLEOFError
         self._ended = not wire
-        if self._tls:
-            return self._decrypt(wire)
-        return [wire] if wire else []
+        return self._decrypt(wire)
 
     def _decrypt(self, wire: bytes) -> list[bytes]:
+        if not self._tls:
+            return [wire] if wire else []
         data = []
         with self._lock, contextlib.suppress(ssl.SSLWantReadError):
             self._incoming.write(wire)
             with contextlib.suppress(ssl.SSLZeroReturnError):
-                while self._tls and (piece := self._tls.read(READ_BYTES)):
+                while piece := self._tls.read(READ_BYTES):
                     data.append(piece)
-            self._ended = self._tls is not None  # by close_notify
+            self._ended = True  # by close_notify
         return data
 
     def _send_from(self, source: Iterable[bytes], half_close: bool) -> None:
@@ -313,8 +312,7 @@ def output_errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # The buffered output would fail again at exit.
         if isinstance(error, BrokenPipeError):
             sys.exit(0)
-        print_message("error", f"cannot write the output: {error.strerror}")
-        sys.exit(1)
+        sys.exit(f"{PROGRAM}: error: cannot write the output: {error.strerror}")  # with status 1
 
 
 def print_lines(chunks: Iterable[bytes]) -> None:

@@ -17,7 +17,6 @@ examples:
 """
 
 import argparse
-import codecs
 import contextlib
 import errno
 import io
@@ -45,7 +44,7 @@ log = logging.getLogger(__name__)
 PROGRAM = os.path.basename(__file__)
 PREFIX = b"Server received: "
 MAX_DATAGRAM_BYTES = 65_535  # the largest value of the length field; no datagram is cut
-MAX_SHOWN_BYTES = 1_000  # length of a datagram in a log line
+MAX_SHOWN = 1_000  # characters of a datagram in a log line
 CONTROL_BYTES = 256  # space for the ancillary data of one datagram; IPV6_PKTINFO needs less
 RECEIVE_BUFFER_BYTES = 4_194_304  # asked of the kernel for bursts; net.core.rmem_max may allow less
 BATCH = 256  # datagrams received from one socket before the others get their turn
@@ -62,11 +61,10 @@ SO_MEMINFO = 55
 SK_MEMINFO_DROPS = 8
 ON_LINUX = sys.platform == "linux"
 
+BIDIRECTIONAL = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # controls of the text direction (UAX 9)
 NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
-# Control characters, separators of lines and paragraphs, bidirectional controls, surrogates, the byte order mark.
-UNPRINTABLE = re.compile(
-    f"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff{NONCHARACTERS}]+"
-)
+# The others are control characters, separators of lines and paragraphs, surrogates and the byte order mark.
+UNPRINTABLE = re.compile(f"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff{BIDIRECTIONAL}{NONCHARACTERS}]+")
 
 Address = tuple[Any, ...]  # (host, port); for IPv6 also flow label and scope
 
@@ -76,46 +74,35 @@ def acknowledge(data: bytes, peer: Address) -> bytes | None:
     return None if data.startswith(PREFIX) else PREFIX + data
 
 
-class Peer(tuple[Any, ...]):
-    """The address of a sender, with the ancillary data that selects the source address of the answer."""
-
-    control: list[tuple[int, int, bytes]]
-
-
 class WildcardSocket:
-    """The recvfrom() and sendto() of a socket on all interfaces. An answer leaves from the address that was asked."""
+    """The recvfrom() and sendto() of a socket on all interfaces. An answer leaves from the address that was asked.
+
+    IPv4: struct in_pktinfo, ip(7). IPv6: struct in6_pktinfo, RFC 3542 section 6.2. Interface 0 means: use the routes.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._control: list[tuple[int, int, bytes]] = []  # for the answer to the last datagram
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         else:
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
 
-    def recvfrom(self, size: int) -> tuple[bytes, Peer]:
-        data, control, _, address = self._sock.recvmsg(size, CONTROL_BYTES)
-        peer = Peer(address)
-        peer.control = answer_from_where_asked(control)
+    def recvfrom(self, size: int) -> tuple[bytes, Address]:
+        data, control, _, peer = self._sock.recvmsg(size, CONTROL_BYTES)
+        self._control = []
+        for level, kind, info in control:
+            if level == socket.IPPROTO_IP:
+                self._control = [(level, kind, bytes(4) + info[4:8] + bytes(4))]
+            elif info[0] != 0xFF:  # A multicast address cannot be a source.
+                self._control = [(level, kind, info[:16] + bytes(4))]
         return data, peer
 
-    def sendto(self, data: bytes, peer: Peer) -> int:
-        return self._sock.sendmsg([data], peer.control, 0, peer)
+    def sendto(self, data: bytes, peer: Address) -> int:
+        return self._sock.sendmsg([data], self._control, 0, peer)
 
 
-def answer_from_where_asked(control: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
-    """Return the ancillary data of an answer, from that of the datagram.
-
-    IPv4: struct in_pktinfo, ip(7). IPv6: struct in6_pktinfo, RFC 3542 section 6.2. Interface 0 means: use the routes.
-    """
-    for level, kind, info in control:
-        if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
-            return [(level, kind, bytes(4) + info[4:8] + bytes(4))]
-        if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO) and info[0] != 0xFF:  # It is not multicast.
-            return [(level, kind, info[:16] + bytes(4))]
-    return []
-
-
-class UDPServer:
+class UDPServer(contextlib.AbstractContextManager["UDPServer"]):
     """A UDP server with socketserver's vocabulary. It listens on all addresses of a host name, IPv4 and IPv6.
 
     address: (host, port). Host '' means all interfaces; port 0 means any free port, the same for all addresses.
@@ -143,9 +130,6 @@ class UDPServer:
             wildcard = ON_LINUX and sock.getsockname()[0] in ("0.0.0.0", "::")
             answering = WildcardSocket(sock) if wildcard else sock
             self._selector.register(sock, selectors.EVENT_READ, partial(self._answer_batch, answering))
-
-    def __enter__(self) -> "UDPServer":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -194,15 +178,11 @@ class UDPServer:
         except (BlockingIOError, ConnectionError):
             pass  # The queue is empty, or (on Windows) an earlier answer was not received.
         except OSError as error:
-            self._warn(peer, error)
+            if peer[1] and error.errno not in self._warned:  # Port 0 belongs to a forged sender.
+                self._warned.add(error.errno)  # One warning for each cause is enough: any sender can provoke it.
+                log.warning("cannot answer %s: %s", format_address(peer), error.strerror)
         except Exception:
             log.exception("no answer to %s: the reply function failed", format_address(peer))
-
-    def _warn(self, peer: Address, error: OSError) -> None:
-        """Warn once for each cause, because any sender can provoke it. Port 0 belongs to a forged sender."""
-        if peer[1] and error.errno not in self._warned:
-            self._warned.add(error.errno)
-            log.warning("cannot answer %s: %s", format_address(peer), error.strerror)
 
 
 def bind_all(address: Address) -> list[socket.socket]:
@@ -210,16 +190,11 @@ def bind_all(address: Address) -> list[socket.socket]:
     host, port = address
     sockets: list[socket.socket] = []
     results = socket.getaddrinfo(host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
-    for family, kind, _, _, target in dict.fromkeys(results):  # A hosts file may contain an address twice.
-        sock = None
+    for family, _, _, _, target in dict.fromkeys(results):  # A hosts file may contain an address twice.
         try:
-            sock = socket.socket(family, kind)
-            prepare(sock)
-            sock.bind((target[0], port, *target[2:]))
+            sock = bind((target[0], port, *target[2:]), family)
         except OSError as error:
             failure = error
-            if sock:
-                sock.close()
             if error.errno in NO_SUCH_FAMILY:
                 continue  # A machine without IPv6 may resolve localhost to ::1, too.
             for sock in sockets:
@@ -234,12 +209,18 @@ def bind_all(address: Address) -> list[socket.socket]:
     return sockets
 
 
-def prepare(sock: socket.socket) -> None:
-    sock.setblocking(False)
-    with contextlib.suppress(OSError):  # Some systems refuse a size above their limit, others lower it.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-    if sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has its own socket.
+def bind(address: Address, family: int) -> socket.socket:
+    """Return a non-blocking socket that is bound to one address."""
+    with contextlib.ExitStack() as cleanup:
+        sock = cleanup.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+        sock.setblocking(False)
+        with contextlib.suppress(OSError):  # Some systems refuse a size above their limit, others lower it.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has its own socket.
+        sock.bind(address)
+        cleanup.pop_all()
+    return sock
 
 
 def count_drops(sock: socket.socket) -> int:
@@ -276,10 +257,8 @@ def ask(host: str, port: int, message: bytes, timeout_s: float = 5.0, *, broadca
 
 def format_datagram(data: bytes) -> str:
     """Return the text of a datagram, escaped. A long one is cut, and followed by its length."""
-    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-    is_cut = len(data) > MAX_SHOWN_BYTES
-    text = printable(decoder.decode(data[:MAX_SHOWN_BYTES], final=not is_cut))  # It omits an incomplete character.
-    return f"{text[:MAX_SHOWN_BYTES]}... ({len(data):,} bytes)" if is_cut else text
+    text = printable(data[: 4 * MAX_SHOWN + 1].decode("utf-8", "backslashreplace"))  # A character has at most 4 bytes.
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(data):,} bytes)"
 
 
 def format_address(address: tuple[Any, ...]) -> str:
@@ -344,13 +323,6 @@ def reserve_standard_descriptors() -> None:
     os.close(descriptor)
 
 
-def print_message(level: str, message: str) -> None:
-    """Print a message to standard error, after the name of the program."""
-    if sys.stderr:
-        with contextlib.suppress(OSError):
-            print(f"{PROGRAM}: {level}: {message}", file=sys.stderr, flush=True)
-
-
 @contextlib.contextmanager
 def output_errors() -> Iterator[None]:
     """Handle errors of standard output: exit quietly on a closed pipe, print one error line on a full disk."""
@@ -360,8 +332,7 @@ def output_errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # The buffered output would fail again at exit.
         if isinstance(error, BrokenPipeError):
             sys.exit(0)
-        print_message("error", f"cannot write the output: {error.strerror}")
-        sys.exit(1)
+        sys.exit(f"{PROGRAM}: error: cannot write the output: {error.strerror}")  # with status 1
 
 
 def bounded(kind: type[float], low: float, high: float, text: str) -> float:
@@ -386,8 +357,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser()
     add = parser.add_argument_group("address").add_argument
     add("--host", default="localhost", help="name or address; '' for all interfaces (default: %(default)s)")
-    port = partial(bounded, int, 0, 65_535)
-    add("-p", "--port", type=port, default=12345, help="port; 0 for any free port (default: %(default)s)")
+    add("-p", "--port", type=partial(bounded, int, 0, 65_535), default=12345, help="0 for any (default: %(default)s)")
     add = parser.add_argument_group("server").add_argument
     add("--no-reply", action="store_true", help="only receive, and send no answers")
     add("-q", "--quiet", action="store_true", help="print no line for each datagram")

@@ -147,11 +147,10 @@ AU NSW New South Wales|QLD Queensland|VIC Victoria|TAS Tasmania|ACT Australian C
 COORDINATES = re.compile(r"\s*([+-]?\d{1,3}(?:\.\d*)?)\s*[,;\s]\s*([+-]?\d{1,3}(?:\.\d*)?)\s*")
 POSTCODE = re.compile(r"(?=.*\d)[\w -]{3,10}")
 
+BIDIRECTIONAL = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # controls of the text direction (UAX 9)
 NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
-# Control characters, separators of lines and paragraphs, bidirectional controls, surrogates, the byte order mark.
-UNPRINTABLE = re.compile(
-    f"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff{NONCHARACTERS}]+"
-)
+# The others are control characters, separators of lines and paragraphs, surrogates and the byte order mark.
+UNPRINTABLE = re.compile(f"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff{BIDIRECTIONAL}{NONCHARACTERS}]+")
 
 
 class WeatherError(Exception):
@@ -930,8 +929,7 @@ def output_errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # The buffered output would fail again at exit.
         if isinstance(error, BrokenPipeError):
             sys.exit(0)
-        print_message("error", f"cannot write the output: {error.strerror}")
-        sys.exit(1)
+        sys.exit(f"{PROGRAM}: error: cannot write the output: {error.strerror}")  # with status 1
 
 
 def bounded(kind: type[float], low: float, high: float, text: str) -> float:

@@ -167,7 +167,7 @@ def test_what_two_scripts_repeat_is_word_for_word_the_same(one, other):
     own = {"main", "parse_args", *public(one), *public(other)}
     for name in (mine.keys() & theirs.keys()) - own:
         assert mine[name] == theirs[name], f"{name} differs between {one} and {other}"
-    for name in ("NONCHARACTERS", "UNPRINTABLE"):
+    for name in ("BIDIRECTIONAL", "NONCHARACTERS", "UNPRINTABLE"):
         values = [constants(script)[name] for script in (one, other) if name in constants(script)]
         assert values[1:] in ([], [values[0]])
 
