@@ -45,7 +45,7 @@ def main() -> int:
     try:
         with TCPServer(("localhost", args.port), Chat, timeout_s=3600) as server:
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: server.shutdown())
+                signal.signal(number, lambda *_: server.shutdown(0))  # Members never leave by themselves.
             print(f"Chat on localhost:{server.address[1]}", flush=True)
             server.serve_forever()
     except (OSError, OverflowError) as error:
