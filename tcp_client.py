@@ -68,9 +68,8 @@ class Connection:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = None
         self._version: str | None = None  # The version of TLS, after the handshake.
-        if context:
-            server_hostname = host.partition("%")[0]  # without an IPv6 scope
-            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
+        if context:  # The scope of an IPv6 address does not belong to the name.
+            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host.partition("%")[0])
         self._ended = False  # The server has finished sending.
         self._awaits_input = self._half_closed = False
         self._sent_bytes, self._sent_at = 0, time.monotonic()
