@@ -45,7 +45,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 PROGRAM = os.path.basename(__file__)
 READ_BYTES = 65_536  # size of one read()
 ATTEMPT_DELAY_S = 0.25  # head start of an address before the next one is tried (RFC 8305 section 5)
-CLOSE_S = 1.0  # limit for wait_closed(), which may wait for a dead peer
+CLOSE_S = 1.0  # limit for the end of TLS, which a dead peer never confirms
 PROGRESS_S = 0.2
 MAX_REPLY_BYTES = 67_108_864  # of one connection; only exchange() keeps the reply
 BAR_WIDTH = 40
@@ -71,8 +71,8 @@ async def open_streams(host: str, port: int, context: ssl.SSLContext | None, add
     options: dict[str, Any] = {}
     if not address and isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):  # uvloop's lacks this option.
         options["happy_eyeballs_delay"] = ATTEMPT_DELAY_S
-    if context:
-        options["server_hostname"] = host.partition("%")[0]  # without an IPv6 scope
+    if context:  # The scope of an IPv6 address does not belong to the name.
+        options |= {"server_hostname": host.partition("%")[0], "ssl_shutdown_timeout": CLOSE_S}
     try:
         return await asyncio.open_connection(address or host, port, ssl=context, **options)
     except OSError as error:  # asyncio joins the errors of several addresses into one text.
@@ -118,20 +118,15 @@ def has_close_notify(tls: ssl.SSLObject) -> bool:
 
 
 async def close(streams: Streams | None) -> None:
-    """Close the connection. The wait is limited, because TLS's close_notify or the last byte may never be accepted."""
+    """Close the connection. With TLS, asyncio waits at most CLOSE_S for the server's close_notify."""
     if not streams:
         return
     _, writer = streams
-    writer.close()
     if writer.can_write_eof():  # Without TLS, there is nothing to wait for.
         return writer.transport.abort()
-    try:
-        async with asyncio.timeout(CLOSE_S):
-            await writer.wait_closed()
-    except TimeoutError:
-        writer.transport.abort()
-    except OSError:
-        pass
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 async def exchange(
