@@ -56,7 +56,7 @@ SPARE_FILES = 64  # descriptors reserved for standard streams, the event loop an
 DAY_S = 86_400.0
 BIDIRECTIONAL = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # controls of the text direction (UAX 9)
 NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
-# The others are control characters, separators of lines and paragraphs, surrogates and the byte order mark.
+# The pattern also contains control characters, line and paragraph separators, surrogates and the byte order mark.
 UNPRINTABLE = re.compile(f"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff{BIDIRECTIONAL}{NONCHARACTERS}]+")
 
 

@@ -17,6 +17,7 @@ examples:
 """
 
 import argparse
+import codecs
 import contextlib
 import errno
 import io
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 PROGRAM = os.path.basename(__file__)
 PREFIX = b"Server received: "
 MAX_DATAGRAM_BYTES = 65_535  # the largest value of the length field; no datagram is cut
-MAX_SHOWN = 1_000  # characters of a datagram in a log line
+MAX_SHOWN_BYTES = 1_000  # length of a datagram in a log line
 CONTROL_BYTES = 256  # space for the ancillary data of one datagram; IPV6_PKTINFO needs less
 RECEIVE_BUFFER_BYTES = 4_194_304  # asked of the kernel for bursts; net.core.rmem_max may allow less
 BATCH = 256  # datagrams received from one socket before the others get their turn
@@ -63,7 +64,7 @@ ON_LINUX = sys.platform == "linux"
 
 BIDIRECTIONAL = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # controls of the text direction (UAX 9)
 NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
-# The others are control characters, separators of lines and paragraphs, surrogates and the byte order mark.
+# The pattern also contains control characters, line and paragraph separators, surrogates and the byte order mark.
 UNPRINTABLE = re.compile(f"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff{BIDIRECTIONAL}{NONCHARACTERS}]+")
 
 Address = tuple[Any, ...]  # (host, port); for IPv6 also flow label and scope
@@ -78,6 +79,7 @@ class WildcardSocket:
     """The recvfrom() and sendto() of a socket on all interfaces. An answer leaves from the address that was asked.
 
     IPv4: struct in_pktinfo, ip(7). IPv6: struct in6_pktinfo, RFC 3542 section 6.2. Interface 0 means: use the routes.
+    A multicast address (ff00::/8) cannot be the source of an answer.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -92,9 +94,9 @@ class WildcardSocket:
         data, control, _, peer = self._sock.recvmsg(size, CONTROL_BYTES)
         self._control = []
         for level, kind, info in control:
-            if level == socket.IPPROTO_IP:
+            if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
                 self._control = [(level, kind, bytes(4) + info[4:8] + bytes(4))]
-            elif info[0] != 0xFF:  # A multicast address cannot be a source.
+            elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO) and info[0] != 0xFF:
                 self._control = [(level, kind, info[:16] + bytes(4))]
         return data, peer
 
@@ -211,15 +213,17 @@ def bind_all(address: Address) -> list[socket.socket]:
 
 def bind(address: Address, family: int) -> socket.socket:
     """Return a non-blocking socket that is bound to one address."""
-    with contextlib.ExitStack() as cleanup:
-        sock = cleanup.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
         sock.setblocking(False)
         with contextlib.suppress(OSError):  # Some systems refuse a size above their limit, others lower it.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has its own socket.
         sock.bind(address)
-        cleanup.pop_all()
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
@@ -257,8 +261,10 @@ def ask(host: str, port: int, message: bytes, timeout_s: float = 5.0, *, broadca
 
 def format_datagram(data: bytes) -> str:
     """Return the text of a datagram, escaped. A long one is cut, and followed by its length."""
-    text = printable(data[: 4 * MAX_SHOWN + 1].decode("utf-8", "backslashreplace"))  # A character has at most 4 bytes.
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}... ({len(data):,} bytes)"
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    is_cut = len(data) > MAX_SHOWN_BYTES
+    text = printable(decoder.decode(data[:MAX_SHOWN_BYTES], final=not is_cut))  # It omits an incomplete character.
+    return f"{text[:MAX_SHOWN_BYTES]}... ({len(data):,} bytes)" if is_cut else text
 
 
 def format_address(address: tuple[Any, ...]) -> str:
@@ -357,7 +363,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser()
     add = parser.add_argument_group("address").add_argument
     add("--host", default="localhost", help="name or address; '' for all interfaces (default: %(default)s)")
-    add("-p", "--port", type=partial(bounded, int, 0, 65_535), default=12345, help="0 for any (default: %(default)s)")
+    port = partial(bounded, int, 0, 65_535)
+    add("-p", "--port", type=port, default=12345, help="port; 0 for any free port (default: %(default)s)")
     add = parser.add_argument_group("server").add_argument
     add("--no-reply", action="store_true", help="only receive, and send no answers")
     add("-q", "--quiet", action="store_true", help="print no line for each datagram")

@@ -168,10 +168,9 @@ def test_an_output_that_has_no_such_letter_does_not_stop_the_server(script):
         (b"x" * 1_000, "x" * 1_000),
         (b"x" * 1_001, "x" * 1_000 + "... (1,001 bytes)"),
         (b"\x01" * 60_000, ("\\x01" * 250) + "... (60,000 bytes)"),
-        (("\u00e9" * 1_000).encode(), "\u00e9" * 1_000),
-        (b"x" + ("\U0001f600" * 1_000).encode(), "x" + "\U0001f600" * 999 + "... (4,001 bytes)"),
+        (b"x" * 999 + "\u00e9".encode(), "x" * 999 + "... (1,001 bytes)"),
     ],
-    ids=["1000", "1001", "controls", "2000 bytes", "cut character"],
+    ids=["1000", "1001", "controls", "cut character"],
 )
 def test_a_long_datagram_is_shown_short_with_its_length_and_answered_whole(script, data, shown):
     server = script("udp_server.py", "--port", 0)
