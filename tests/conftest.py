@@ -3,6 +3,8 @@
 import concurrent.futures
 import contextlib
 import ctypes
+import importlib
+import logging
 import os
 import pathlib
 import re
@@ -106,9 +108,41 @@ def script():
 
 
 @pytest.fixture
-def run(script):
-    """run(NAME, *ARGUMENTS) runs a script to its end; returns (exit status, stdout, stderr)."""
-    return lambda name, *arguments, **options: script(name, *arguments, **options).finish()
+def run(capfd):
+    """run(NAME, *ARGUMENTS) calls main() of a script in this process: most of a new process's time are its imports.
+
+    It returns (exit status, stdout, stderr).
+    """
+
+    def call(name, *arguments):
+        module = importlib.import_module(name.removesuffix(".py"))
+        capfd.readouterr()
+        with state_of_a_process(logging.getLogger(module.__name__)):
+            try:
+                status = module.main([*map(str, arguments)])
+            except SystemExit as end:
+                status = end.code
+        return status, *capfd.readouterr()
+
+    return call
+
+
+@contextlib.contextmanager
+def state_of_a_process(log):
+    """Keep what main() changes for its whole process: the handlers of logging and of signals."""
+    root, numbers = logging.getLogger(), (signal.SIGINT, signal.SIGTERM)
+    handlers, level, actions = root.handlers[:], root.level, [signal.getsignal(number) for number in numbers]
+    root.handlers.clear()
+    try:
+        yield
+    finally:
+        for handler in root.handlers:
+            handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        log.setLevel(logging.NOTSET)
+        for number, action in zip(numbers, actions, strict=True):
+            signal.signal(number, action)
 
 
 def open_files():

@@ -229,11 +229,11 @@ def test_a_message_of_any_bytes_arrives_as_it_is(call, peers):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_an_output_that_has_no_such_letter_is_no_traceback(run, peers, encoding):
+def test_an_output_that_has_no_such_letter_is_no_traceback(script, peers, encoding):
     port = peers.start(sends("\u2603".encode()))
     env = os.environ | {"PYTHONIOENCODING": encoding}
-    assert run("async_client.py", "--port", port, env=env)[::2] == (0, "")
-    assert run("async_client.py", "--port", port, "-n", 2, env=env)[::2] == (0, "")
+    assert script("async_client.py", "--port", port, env=env).finish()[::2] == (0, "")
+    assert script("async_client.py", "--port", port, "-n", 2, env=env).finish()[::2] == (0, "")
 
 
 def test_an_endless_reply_ends(call, peers):
@@ -400,20 +400,20 @@ def test_wrong_flags_are_status_2(call, flags):
 
 
 @pytest.mark.parametrize("more", [(), ("-n", 3), ("--json",)], ids=["bare", "load", "JSON"])
-def test_a_closed_pipe_ends_quietly(run, peers, more):
+def test_a_closed_pipe_ends_quietly(script, peers, more):
     port = peers.start(echo)
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as pipe:
-        status, _, err = run("async_client.py", "--port", port, *more, stdout=pipe)
+        status, _, err = script("async_client.py", "--port", port, *more, stdout=pipe).finish()
     assert (status, err) == (0, "")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 @pytest.mark.parametrize("more", [(), ("-n", 3)], ids=["bare", "load"])
-def test_a_full_disk_is_one_line_and_status_1(run, peers, more):
+def test_a_full_disk_is_one_line_and_status_1(script, peers, more):
     with open("/dev/full", "w") as full:
-        status, _, err = run("async_client.py", "--port", peers.start(echo), *more, stdout=full)
+        status, _, err = script("async_client.py", "--port", peers.start(echo), *more, stdout=full).finish()
     assert status == 1
     assert re.fullmatch(r"async_client\.py: error: .*\n", err)
 
@@ -963,18 +963,18 @@ def test_a_tls_server_that_hangs_up_after_its_reply_has_replied(peers, tls, trus
 
 
 @pytest.mark.parametrize(("name", "length"), [(TEN_LINES, 100), ("async_client.py", 5_000)])
-def test_ten_lines_read_100_bytes(run, peers, name, length):
+def test_ten_lines_read_100_bytes(script, peers, name, length):
     def handle(sock, turn):
         sock.recv(len(HELLO), socket.MSG_WAITALL)
         sock.sendall(b"x" * 5_000)
 
     port = peers.start(handle)
-    out = run(name, port)[1] if name == TEN_LINES else run(name, "--port", port)[1]
+    out = script(name, port).finish()[1] if name == TEN_LINES else script(name, "--port", port).finish()[1]
     assert f"Received: {'x' * length}\n" in out
 
 
 @pytest.mark.parametrize(("name", "ends"), [(TEN_LINES, False), ("async_client.py", True)])
-def test_ten_lines_never_finish_sending(run, peers, name, ends):
+def test_ten_lines_never_finish_sending(script, peers, name, ends):
     ended = []
 
     def handle(sock, turn):
@@ -987,7 +987,7 @@ def test_ten_lines_never_finish_sending(run, peers, name, ends):
         sock.sendall(message)
 
     port = peers.start(handle)
-    status, out, _ = run(name, port) if name == TEN_LINES else run(name, "--port", port)
+    status, out, _ = script(name, port).finish() if name == TEN_LINES else script(name, "--port", port).finish()
     assert status == 0
     assert "Received: Hello, World!\n" in out
     assert ended == [ends]
@@ -1000,7 +1000,7 @@ def test_ten_lines_have_no_deadline(script, peers):
     one_error(script("async_client.py", "--port", peers.start(peers.stall), "--timeout", 0.2).finish())
 
 
-def test_ten_lines_lose_every_result_when_one_fails(run, peers):
+def test_ten_lines_lose_every_result_when_one_fails(script, peers):
     ended = threading.Event()
 
     def handle(sock, turn):
@@ -1008,7 +1008,7 @@ def test_ten_lines_lose_every_result_when_one_fails(run, peers):
         echo(sock)
 
     port, dead = peers.start(handle), free_port()
-    status, out, err = run(TEN_LINES, port, dead, port)
+    status, out, err = script(TEN_LINES, port, dead, port).finish()
     ended.set()
     assert status == 1
     assert "Traceback" in err

@@ -146,8 +146,8 @@ def test_version_is_printed_and_the_same_in_all_scripts(name):
 
 
 @every_script
-def test_a_wrong_flag_is_one_line_and_status_2(name, run):
-    status, out, err = run(name, "--no-such-flag")
+def test_a_wrong_flag_is_one_line_and_status_2(name, script):
+    status, out, err = script(name, "--no-such-flag").finish()
     assert (status, out) == (2, "")
     assert err.splitlines()[-1].startswith(f"{name}: error: ")
 

@@ -973,11 +973,11 @@ def test_a_pcapng_with_two_interfaces(tmp_path):
     assert (found.time, found.duration_s) == pytest.approx((1000.004, 0.001))
 
 
-def test_gzip_standard_input_and_several_files(run, capture, tmp_path):
+def test_gzip_standard_input_and_several_files(script, capture, tmp_path):
     packed = tmp_path / "a.pcap.gz"
     packed.write_bytes(gzip.compress(capture.read_bytes()))
     with open(capture, "rb") as stdin:
-        status, out, err = run("http_analyzer.py", "-r", packed, "-r", "-", "--json", stdin=stdin)
+        status, out, err = script("http_analyzer.py", "-r", packed, "-r", "-", "--json", stdin=stdin).finish()
     assert (status, err) == (0, "")
     assert [json.loads(line)["status"] for line in out.splitlines()] == [200, 201, 202] * 2
 
@@ -1029,13 +1029,13 @@ def test_no_capture_is_one_error(run, tmp_path, data):
     assert (status, out, err.count("\n")) == (1, "", 1)
 
 
-def test_a_filter_needs_no_tcpdump_and_a_wrong_one_is_an_error(run, capture):
+def test_a_filter_needs_no_tcpdump_and_a_wrong_one_is_an_error(script, capture):
     for expression, count in (("tcp port 80", 3), ("tcp port 81", 0), ("vlan", 0)):
-        status, out, err = run(
+        status, out, err = script(
             "http_analyzer.py", "-r", capture, *expression.split(), env={}, ignored=["DeprecationWarning"]
-        )
+        ).finish()
         assert (status, len(out.splitlines()), err) == (0, count, "")
-    status, out, err = run("http_analyzer.py", "-r", capture, "tcp", "prot", ignored=["DeprecationWarning"])
+    status, out, err = script("http_analyzer.py", "-r", capture, "tcp", "prot", ignored=["DeprecationWarning"]).finish()
     assert (status, out, err.count("\n")) == (1, "", 1)
 
 
@@ -1047,8 +1047,8 @@ def test_reading_loads_no_scapy(capture):
 # Formats
 
 
-def test_text(run, capture):
-    _, out, _ = run("http_analyzer.py", "-r", capture, "-c", 1, env={"TZ": "UTC"})
+def test_text(script, capture):
+    _, out, _ = script("http_analyzer.py", "-r", capture, "-c", 1, env={"TZ": "UTC"}).finish()
     assert out == "00:16:40.004 200     1.0 ms         5 B GET http://example.com/0\n"
 
 
@@ -1056,7 +1056,7 @@ def test_what_the_wire_says_is_escaped(run, tmp_path):
     evil = "GET /\x1b[31m\x9b\u202e HTTP/1.1\r\nHost: a\x07\r\nX: \x1b]0;\r\n\r\n".encode()
     path = save(tmp_path / "evil", Wire().open().send(0, evil).send(1, b"HTTP/1.1 200 \x1b[2J\r\n\r\n").frames)
     for form in http_analyzer.FORMATS:
-        status, out, _ = run("http_analyzer.py", "-r", path, "--format", form, "--headers", ignored=["EncodingWarning"])
+        status, out, _ = run("http_analyzer.py", "-r", path, "--format", form, "--headers")
         assert status == 0
         assert all(line.isprintable() for line in out.splitlines())
     assert "/\\x1b[31m\\x9b\\u202e" in run("http_analyzer.py", "-r", path)[1]
@@ -1078,9 +1078,9 @@ def odd_capture(tmp_path):
     return save(tmp_path / "odd", wire.frames)
 
 
-def test_combined(run, tmp_path):
+def test_combined(script, tmp_path):
     path = odd_capture(tmp_path)
-    _, out, _ = run("http_analyzer.py", "-r", path, "--format", "combined", env={"TZ": "UTC"})
+    _, out, _ = script("http_analyzer.py", "-r", path, "--format", "combined", env={"TZ": "UTC"}).finish()
     first, second = out.splitlines()
     request = r'"GET /a\x22b\\\x1b HTTP/1.1" 200 5 "http://r/" "\x22x\x22"'
     assert first == "10.0.0.1 - - [01/Jan/1970:00:16:40 +0000] " + request

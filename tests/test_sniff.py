@@ -292,7 +292,7 @@ def test_pcap_in_either_order_and_both_units(run, tmp_path, order, nano):
     assert records(again) == records(path)
 
 
-def test_gzip_and_standard_input(run, mixed, tmp_path):
+def test_gzip_and_standard_input(run, script, mixed, tmp_path):
     packed = tmp_path / "mixed.gz"
     packed.write_bytes(gzip.compress(mixed.read_bytes()))
     plain = lines(run("sniff.py", "-r", mixed))
@@ -300,7 +300,7 @@ def test_gzip_and_standard_input(run, mixed, tmp_path):
     assert lines(run("sniff.py", "-r", packed)) == plain
     for path in (mixed, packed):
         with path.open("rb") as file:
-            assert lines(run("sniff.py", "-r", "-", stdin=file)) == plain
+            assert lines(script("sniff.py", "-r", "-", stdin=file).finish()) == plain
 
 
 def test_standard_input_is_shown_as_it_comes(script, mixed):
@@ -418,15 +418,15 @@ def test_json_has_only_what_there_is(run, mixed):
 
 
 @pytest.mark.parametrize("flag", ["-x", "-A", "-v"])
-def test_what_is_below_the_lines_has_no_control_characters(run, mixed, flag):
-    status, out, _ = run("sniff.py", "-r", mixed, flag, "-c", 4, ignored=["DeprecationWarning"])
+def test_what_is_below_the_lines_has_no_control_characters(script, mixed, flag):
+    status, out, _ = script("sniff.py", "-r", mixed, flag, "-c", 4, ignored=["DeprecationWarning"]).finish()
     assert status == 0
     assert not CONTROL.search(out)
     assert sum(not line.startswith("\t") for line in out.splitlines()) == 4
 
 
-def test_dissection_is_scapys_and_says_that_it_is_slow(run, mixed):
-    _, out, err = run("sniff.py", "-r", mixed, "-v", "-c", 1, ignored=["DeprecationWarning"])
+def test_dissection_is_scapys_and_says_that_it_is_slow(script, mixed):
+    _, out, err = script("sniff.py", "-r", mixed, "-v", "-c", 1, ignored=["DeprecationWarning"]).finish()
     assert "###[ TCP ]###" in out
     assert "slow" in err
 
@@ -446,10 +446,10 @@ def test_top_remembers_a_limited_number():
     assert "x " in top.table(os.terminal_size((80, 24)))
 
 
-def test_a_full_disk_is_one_error(run, mixed):
+def test_a_full_disk_is_one_error(run, script, mixed):
     assert "space" in one_error(run("sniff.py", "-r", mixed, "-w", "/dev/full"))
     with open("/dev/full", "w") as full:
-        assert "space" in one_error(run("sniff.py", "-r", mixed, stdout=full))
+        assert "space" in one_error(script("sniff.py", "-r", mixed, stdout=full).finish())
 
 
 def test_what_was_written_before_the_disk_was_full_is_valid(tmp_path):
@@ -495,11 +495,11 @@ def test_wrong_flags_are_status_2(run, flags):
     assert run("sniff.py", *flags)[0] == 2
 
 
-def test_ten_lines_are_blind_to_ipv6_and_print_what_the_wire_says(run, tmp_path):
+def test_ten_lines_are_blind_to_ipv6_and_print_what_the_wire_says(run, script, tmp_path):
     bad = raw(ETHER / V4 / UDP(sport=7777, dport=7777) / b"\x1b[31mred")
     path = pcap(tmp_path / "a.pcap", [bad, raw(ETHER / V6 / UDP(sport=1, dport=2)), raw(OTHERS["ARP who-has"])])
     ignored = ["DeprecationWarning"]
-    status, out, err = run(TEN_LINES, "-r", path, ignored=ignored)
+    status, out, err = script(TEN_LINES, "-r", path, ignored=ignored).finish()
     assert (status, out.count(">")) == (0, 1), err
     assert "\x1b[31m" in out
     shown = lines(run("sniff.py", "-r", path, "-A"))
@@ -586,11 +586,11 @@ def wait_for_size(path, size):
 
 
 @root_on_linux
-def test_a_user_who_may_not_read_this_python_can_filter_pcapng(run, tmp_path):
+def test_a_user_who_may_not_read_this_python_can_filter_pcapng(script, tmp_path):
     path = str(tmp_path / "mixed.pcapng")
     with PcapNgWriter(path) as writer:
         writer.write(OTHERS["VLAN"])
-    assert "UDP" in lines(run("sniff.py", "-r", path, "--user", "nobody", "vlan 5"))[0]
+    assert "UDP" in lines(script("sniff.py", "-r", path, "--user", "nobody", "vlan 5").finish())[0]
 
 
 @root_on_linux
@@ -614,9 +614,9 @@ def test_a_bad_filter_captures_nothing(run):
 
 
 @root_on_linux
-def test_without_root_the_error_is_a_command_that_works(run):
+def test_without_root_the_error_is_a_command_that_works(script):
     drop = partial(ctypes.CDLL(None).prctl, 24, 13, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_NET_RAW: as any user without it
-    error = one_error(run("sniff.py", *LO, preexec_fn=drop))
+    error = one_error(script("sniff.py", *LO, preexec_fn=drop).finish())
     assert f"sudo {sys.executable} {ROOT / 'sniff.py'} -i lo" in error
 
 
@@ -915,12 +915,12 @@ def test_all_that_root_has_is_given_up(script, tmp_path):
 
 
 @root_on_linux
-def test_closed_standard_descriptors_do_not_become_the_captures_own(run, mixed):
+def test_closed_standard_descriptors_do_not_become_the_captures_own(script, mixed):
     for closed in ([1], [2], [0, 1, 2]):
         arguments = ["-w", "-"] if closed == [2] else ["--top"]
-        status, out, _ = run(
+        status, out, _ = script(
             "sniff.py", "-r", mixed, *arguments, preexec_fn=lambda closed=closed: [os.close(each) for each in closed]
-        )
+        ).finish()
         assert (status, "captured" in out) == (0, False)
 
 
@@ -1229,15 +1229,15 @@ def test_a_filter_lets_through_what_it_does_in_tcpdump(expression, run, tmp_path
 # Files that must not be damaged
 
 
-def test_standard_input_goes_to_an_existing_file(run, mixed, tmp_path):
+def test_standard_input_goes_to_an_existing_file(script, mixed, tmp_path):
     for _ in range(2):
         with mixed.open("rb") as source:
-            assert run("sniff.py", "-r", "-", "-w", tmp_path / "out.pcap", stdin=source)[0] == 0
+            assert script("sniff.py", "-r", "-", "-w", tmp_path / "out.pcap", stdin=source).finish()[0] == 0
     assert records(tmp_path / "out.pcap") == records(mixed)
 
 
 @pytest.mark.parametrize("how", ["same", "symlink", "hard link", "standard input"])
-def test_the_file_that_is_read_is_not_overwritten(how, run, mixed, tmp_path):
+def test_the_file_that_is_read_is_not_overwritten(how, script, mixed, tmp_path):
     before, target = mixed.read_bytes(), tmp_path / "link.pcap"
     if how == "symlink":
         target.symlink_to(mixed)
@@ -1247,7 +1247,7 @@ def test_the_file_that_is_read_is_not_overwritten(how, run, mixed, tmp_path):
         target = mixed
     with mixed.open("rb") as source:
         name = "-" if how == "standard input" else mixed
-        assert "overwrite" in one_error(run("sniff.py", "-r", name, "-w", target, stdin=source))
+        assert "overwrite" in one_error(script("sniff.py", "-r", name, "-w", target, stdin=source).finish())
     assert mixed.read_bytes() == before
 
 
@@ -1272,11 +1272,11 @@ def test_root_does_not_write_to_a_trap_in_a_shared_folder(trap, run, mixed, tmp_
 
 
 @root_on_linux
-def test_only_a_file_that_was_created_gets_the_callers_owner(run, mixed, tmp_path):
+def test_only_a_file_that_was_created_gets_the_callers_owner(script, mixed, tmp_path):
     existing, created = tmp_path / "existing.pcap", tmp_path / "created.pcap"
     existing.touch()
     for path in (existing, created):
-        assert run("sniff.py", "-r", mixed, "-w", path, env=os.environ | {"SUDO_UID": "65534"})[0] == 0
+        assert script("sniff.py", "-r", mixed, "-w", path, env=os.environ | {"SUDO_UID": "65534"}).finish()[0] == 0
     assert (existing.stat().st_uid, created.stat().st_uid) == (os.geteuid(), 65_534)
 
 

@@ -202,10 +202,10 @@ def test_what_is_no_text_is_shown_escaped(call, playing, said, shown):
     assert call("--port", playing(saying(said))) == (0, f"Received: {shown}\n", "")
 
 
-def test_a_terminal_that_cannot_show_a_character_gets_no_traceback(run, playing):
+def test_a_terminal_that_cannot_show_a_character_gets_no_traceback(script, playing):
     port = playing(saying("Grüße, 世界".encode()))
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    code, out, err = run("tcp_client.py", "--port", port, env=environment)
+    code, out, err = script("tcp_client.py", "--port", port, env=environment).finish()
     assert (code, err) == (0, "")
     assert out.startswith("Received: Gr")
 
@@ -476,9 +476,10 @@ def test_eight_mebibytes_through_a_tls_echo_server_do_not_deadlock(script, tls_e
     assert client.finish()[::2] == (0, "")
 
 
-def test_a_large_echo_is_cut_at_max_bytes_as_text(run, echo, noise):
+def test_a_large_echo_is_cut_at_max_bytes_as_text(script, echo, noise):
     with noise.open() as source:
-        code, out, err = run("tcp_client.py", "--port", echo, "--send", "-", "--max-bytes", 200_000, stdin=source)
+        client = script("tcp_client.py", "--port", echo, "--send", "-", "--max-bytes", 200_000, stdin=source)
+    code, out, err = client.finish()
     assert (code, err.count("\n")) == (1, 1)
     assert out.startswith("Received: ")
 
@@ -818,18 +819,18 @@ def test_a_closed_pipe_ends_text_quietly(script, playing):
 
 
 @pytest.mark.parametrize("mode", [[], ["--raw"]])
-def test_a_full_disk_is_one_line(run, playing, mode):
+def test_a_full_disk_is_one_line(script, playing, mode):
     with open("/dev/full", "w") as full:
-        code, _, err = run("tcp_client.py", "--port", playing(saying(b"Hello")), *mode, stdout=full)
+        code, _, err = script("tcp_client.py", "--port", playing(saying(b"Hello")), *mode, stdout=full).finish()
     assert code == 1
     assert err == "tcp_client.py: error: cannot write the output: No space left on device\n"
 
 
-def test_a_disk_that_takes_a_part_of_the_last_bytes_is_an_error(run, playing, tmp_path):
+def test_a_disk_that_takes_a_part_of_the_last_bytes_is_an_error(script, playing, tmp_path):
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (5, 5))
     with open(tmp_path / "small", "w") as small:
         port = playing(saying(b"Hello, World!"))
-        code, _, err = run("tcp_client.py", "--port", port, "--raw", stdout=small, preexec_fn=limit)
+        code, _, err = script("tcp_client.py", "--port", port, "--raw", stdout=small, preexec_fn=limit).finish()
     assert (tmp_path / "small").read_bytes() == b"Hello"
     assert code == 1
     assert "cannot write the output" in err
@@ -1048,18 +1049,18 @@ def in_two(first, second):
     return part
 
 
-def test_ten_lines_take_one_recv_for_one_message(run, playing):
+def test_ten_lines_take_one_recv_for_one_message(run, script, playing):
     part = in_two(b"Hello, ", b"World!")
     assert run("tcp_client.py", "--port", playing(part)) == (0, "Received: Hello, World!\n", "")
     part.until_hung_up = True
-    assert run(TEN_LINES, playing(part))[:2] == (0, "Received: Hello, \n")
+    assert script(TEN_LINES, playing(part)).finish()[:2] == (0, "Received: Hello, \n")
 
 
-def test_ten_lines_break_a_character_that_two_segments_share(run, playing):
+def test_ten_lines_break_a_character_that_two_segments_share(run, script, playing):
     part = in_two(b"caf\xc3", b"\xa9")
     assert run("tcp_client.py", "--port", playing(part)) == (0, "Received: café\n", "")
     part.until_hung_up = True
-    code, out, err = run(TEN_LINES, playing(part))
+    code, out, err = script(TEN_LINES, playing(part)).finish()
     assert (code, out) == (1, "")
     assert "UnicodeDecodeError" in err
 
@@ -1078,12 +1079,12 @@ def test_ten_lines_send_everything_before_they_read(script, run, serving, noise)
         client = raw_client(script, port, "--send", "-", stdin=source)
     assert len(client.stdout.buffer.read()) == 8 * MIB
     assert client.finish()[::2] == (0, "")
-    code, out, err = run(TEN_LINES, port, 64 * MIB)
+    code, out, err = script(TEN_LINES, port, 64 * MIB).finish()
     assert (code, out) == (1, "")
     assert "ConnectionResetError" in err or "BrokenPipeError" in err
 
 
-def test_ten_lines_let_the_peer_write_to_the_terminal(run, playing):
+def test_ten_lines_let_the_peer_write_to_the_terminal(run, script, playing):
     part = saying(b"\x1b[2Jyour screen is mine")
     assert run("tcp_client.py", "--port", playing(part)) == (0, "Received: \\x1b[2Jyour screen is mine\n", "")
-    assert run(TEN_LINES, playing(part))[1] == "Received: \x1b[2Jyour screen is mine\n"
+    assert script(TEN_LINES, playing(part)).finish()[1] == "Received: \x1b[2Jyour screen is mine\n"

@@ -1229,12 +1229,12 @@ def test_tls_failures_are_logged_once_for_each_cause_and_address_and_never_with_
     assert (status, (out + err).count("TLS handshake with")) == (0, lines)
 
 
-def test_an_encrypted_key_without_a_terminal_is_one_line_and_no_prompt(run, certificate, tmp_path):
+def test_an_encrypted_key_without_a_terminal_is_one_line_and_no_prompt(script, certificate, tmp_path):
     key = tmp_path / "encrypted.pem"
     command = ["openssl", "pkey", "-in", certificate[1], "-out", key, "-aes256", "-passout", "pass:secret"]
     subprocess.run(command, check=True, capture_output=True)
     options = ["--port", 0, "--tls-cert", certificate[0], "--tls-key", key]
-    status, out, err = run("tcp_server.py", *options, start_new_session=True)
+    status, out, err = script("tcp_server.py", *options, start_new_session=True).finish()
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert "encrypted" in err
     assert "PEM pass phrase" not in err
@@ -1347,7 +1347,7 @@ def test_ten_lines_cannot_restart(script, run, connect):
     process.finish(signal.SIGTERM)
     if not in_time_wait(port):
         pytest.skip("the kernel has no room left for TIME_WAIT (net.ipv4.tcp_max_tw_buckets)")
-    code, _, err = run(TEN_LINES, port)
+    code, _, err = script(TEN_LINES, port).finish()
     assert code == 1
     assert f"OSError: [Errno {errno.EADDRINUSE}] Address already in use" in err
 

@@ -211,11 +211,11 @@ def test_send_minus_sends_standard_input_as_one_datagram(script, serving):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="127.255.255.255 is a broadcast address on Linux")
-def test_a_broadcast_address_needs_the_option_and_its_answer_may_come_from_elsewhere(run, serving):
+def test_a_broadcast_address_needs_the_option_and_its_answer_may_come_from_elsewhere(script, serving):
     server = serving(UDPServer(("", 0)))
     arguments = ("udp_server.py", "--host", "127.255.255.255", "--port", server.address[1], "--send", "hi")
-    assert "Permission denied" in one_error(run(*arguments))
-    assert run(*arguments, "--broadcast") == (0, "Server received: hi\n", "")
+    assert "Permission denied" in one_error(script(*arguments).finish())
+    assert script(*arguments, "--broadcast").finish() == (0, "Server received: hi\n", "")
 
 
 def test_an_address_in_brackets_is_accepted(script):
@@ -288,21 +288,21 @@ def test_it_serves_without_an_output_to_write_to(redirection):
     assert b"Traceback" not in err
 
 
-def test_send_prints_the_answer(run, serving):
+def test_send_prints_the_answer(script, serving):
     server = serving(UDPServer(("127.0.0.1", 0)))
-    sent = run("udp_server.py", "--port", server.address[1], "--send", "hi")
+    sent = script("udp_server.py", "--port", server.address[1], "--send", "hi").finish()
     assert sent == (0, "Server received: hi\n", "")
 
 
-def test_send_passes_bytes_as_they_are_and_shows_the_answer_escaped(run, serving):
+def test_send_passes_bytes_as_they_are_and_shows_the_answer_escaped(script, serving):
     server = serving(UDPServer(("127.0.0.1", 0), lambda data, peer: data + b"\x1b[2J\n"))
-    sent = run("udp_server.py", "--port", server.address[1], "--send", os.fsdecode(b"\xff\xc3\xa9"))
+    sent = script("udp_server.py", "--port", server.address[1], "--send", os.fsdecode(b"\xff\xc3\xa9")).finish()
     assert sent == (0, "\\xff\u00e9\\x1b[2J\\n\n", "")
 
 
-def test_send_of_nothing_is_an_empty_datagram(run, serving):
+def test_send_of_nothing_is_an_empty_datagram(script, serving):
     server = serving(UDPServer(("127.0.0.1", 0)))
-    assert run("udp_server.py", "--port", server.address[1], "--send", "") == (0, "Server received: \n", "")
+    assert script("udp_server.py", "--port", server.address[1], "--send", "").finish() == (0, "Server received: \n", "")
     assert server.received == 1
 
 

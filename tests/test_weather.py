@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import datetime
+import errno
 import gc
+import ipaddress
 import json
 import logging
 import os
@@ -27,31 +29,29 @@ import weather
 VARIABLES = ("OPENWEATHERMAP_URL", "OPEN_METEO_URL", "OPEN_METEO_GEOCODING_URL")
 PATHS = {"open-meteo": "/v1/forecast", "openweathermap": "/data/2.5/weather"}
 GEOCODERS = {"open-meteo": "/v1/search", "openweathermap": "/geo/1.0/direct"}
-BLOCKED = []  # requests that would have left the machine
+BLOCKED = []  # the hosts that a request would have left the machine for
 
 both = pytest.mark.parametrize("provider", list(PATHS))
 ten_lines = ROOT / "tests" / "ten_lines" / "weather.py"
 
-# What a process without any network sees, but for loopback: this is installed here and in each script that runs.
-GUARD = """
-import errno, ipaddress, os, socket, sys
-def guard(event, args):
-    if event not in ("socket.connect", "socket.getaddrinfo", "socket.sendto") or not watching():
+WATCHING = []  # An audit hook cannot be removed, and the tests of other modules have their own networks.
+
+
+def guard(event, arguments):
+    """Let nothing but loopback be reached: what a process without a network sees."""
+    if event not in ("socket.connect", "socket.getaddrinfo", "socket.sendto") or not WATCHING:
         return
-    host = args[0] if event == "socket.getaddrinfo" else args[1][0]
-    try:
+    host = arguments[0] if event == "socket.getaddrinfo" else arguments[1][0]
+    with contextlib.suppress(ValueError):
         if host == "localhost" or ipaddress.ip_address(host).is_loopback:
             return
-    except ValueError:
-        pass
-    blocked(f"{event} {host}")
+    BLOCKED.append(host)
     if event == "socket.getaddrinfo":
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
     raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+
 sys.addaudithook(guard)
-"""
-WATCHING = []  # a hook cannot be taken away again, and the tests of other modules have their own networks
-exec(GUARD, {"blocked": BLOCKED.append, "watching": lambda: WATCHING})
 
 
 @pytest.fixture(autouse=True)
@@ -60,21 +60,14 @@ def world(monkeypatch, tmp_path):
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name in weather.KEY_VARIABLES or name in ("NO_COLOR", "COLUMNS"):
             monkeypatch.delenv(name)
-    (tmp_path / "guard").mkdir()
-    log = tmp_path / "blocked"
-    note = f"def blocked(what):\n    with open({str(log)!r}, 'a') as file:\n        print(what, file=file)\n"
-    note += "watching = lambda: True\n"
-    (tmp_path / "guard" / "sitecustomize.py").write_text(note + GUARD)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "guard"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path))
     BLOCKED.clear()
-    WATCHING.append(log)
-    yield log
+    WATCHING.append(True)
+    yield
     WATCHING.clear()
     assert not BLOCKED
-    assert not log.exists() or not log.read_text()
 
 
 @pytest.fixture
@@ -304,18 +297,18 @@ def test_help_loads_no_requests():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
 
 
-def test_without_requests_it_says_so(script, tmp_path):
-    (tmp_path / "guard" / "requests.py").write_text("raise ImportError")
-    assert script("weather.py", "London").finish() == (
+def test_without_requests_it_says_so(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "requests", None)
+    assert run("weather.py", "London") == (
         1,
         "",
         "weather.py: error: requests is missing; install it with: pip install requests\n",
     )
 
 
-def test_an_output_that_is_not_utf_8(run, server, monkeypatch):
+def test_an_output_that_is_not_utf_8(script, server, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    status, out, _ = run("weather.py", "London", "--forecast")
+    status, out, _ = script("weather.py", "London", "--forecast").finish()
     assert (status, out.splitlines()[0]) == (0, "The weather in London is overcast with a temperature of 12.3\\xb0C")
 
 
@@ -722,7 +715,7 @@ def test_nobody_listens(get, server, monkeypatch):
 
 
 @pytest.mark.parametrize(("provider", "host"), [("open-meteo", "weather.invalid"), ("openweathermap", "192.0.2.1")])
-def test_without_a_network_it_says_so_in_one_line(provider, host, run, world, monkeypatch):
+def test_without_a_network_it_says_so_in_one_line(provider, host, run, monkeypatch):
     for variable in VARIABLES:
         monkeypatch.setenv(variable, f"https://{host}")
     started = time.monotonic()
@@ -730,18 +723,18 @@ def test_without_a_network_it_says_so_in_one_line(provider, host, run, world, mo
     assert (status, out, err.count("\n")) == (1, "", 2)
     assert "check the network connection" in err
     assert time.monotonic() - started < 10
-    assert host in world.read_text()
-    world.unlink()
+    assert host in BLOCKED
+    BLOCKED.clear()
 
 
-def test_the_real_hosts_are_asked_without_the_variables(world, monkeypatch):
+def test_the_real_hosts_are_asked_without_the_variables(monkeypatch):
     """And the guard is what keeps these tests from them."""
     monkeypatch.setattr(weather, "BACKOFF_S", (weather.INFINITE_S,))
     for options in ({}, {"api_key": KEY}):
         with pytest.raises(weather.NoNetwork):
             weather.get_weather("London", cache=False, **options)
     hosts = ["geocoding-api.open-meteo.com", "api.openweathermap.org"]
-    assert [f"socket.getaddrinfo {host}" for host in hosts] == BLOCKED
+    assert hosts == BLOCKED
     BLOCKED.clear()
 
 
