@@ -228,14 +228,6 @@ def test_a_message_of_any_bytes_arrives_as_it_is(call, peers):
     assert arrived == [b"\xff\xc3\xa9\n"]
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_an_output_that_has_no_such_letter_is_no_traceback(script, peers, encoding):
-    port = peers.start(sends("\u2603".encode()))
-    env = os.environ | {"PYTHONIOENCODING": encoding}
-    assert script("async_client.py", "--port", port, env=env).finish()[::2] == (0, "")
-    assert script("async_client.py", "--port", port, "-n", 2, env=env).finish()[::2] == (0, "")
-
-
 def test_an_endless_reply_ends(call, peers):
     def flood(sock, turn):
         while True:
@@ -375,47 +367,6 @@ def test_a_host_that_is_none_is_a_cause_of_failures(call, host):
     summary = numbers(call("--host", host, "-n", 3, "--json"), status=1)
     assert summary["failed"] == 3
     assert len(summary["failures"]) == 1
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ("--port", "0"),
-        ("--port", "65536"),
-        ("-n", "0"),
-        ("-c", "0"),
-        ("-r", "0"),
-        ("-n", "x"),
-        ("--timeout", "0"),
-        ("--timeout", "nan"),
-        ("--insecure",),
-        ("--ca", "x"),
-        ("--bogus",),
-    ],
-)
-def test_wrong_flags_are_status_2(call, flags):
-    status, out, err = call(*flags)
-    assert (status, out) == (2, "")
-    assert "Traceback" not in err
-
-
-@pytest.mark.parametrize("more", [(), ("-n", 3), ("--json",)], ids=["bare", "load", "JSON"])
-def test_a_closed_pipe_ends_quietly(script, peers, more):
-    port = peers.start(echo)
-    reader, writer = os.pipe()
-    os.close(reader)
-    with open(writer, "w") as pipe:
-        status, _, err = script("async_client.py", "--port", port, *more, stdout=pipe).finish()
-    assert (status, err) == (0, "")
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-@pytest.mark.parametrize("more", [(), ("-n", 3)], ids=["bare", "load"])
-def test_a_full_disk_is_one_line_and_status_1(script, peers, more):
-    with open("/dev/full", "w") as full:
-        status, _, err = script("async_client.py", "--port", peers.start(echo), *more, stdout=full).finish()
-    assert status == 1
-    assert re.fullmatch(r"async_client\.py: error: .*\n", err)
 
 
 def test_exchange_returns_all_that_the_server_sends(peers):

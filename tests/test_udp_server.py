@@ -152,16 +152,6 @@ def test_an_event_line_cannot_be_forged_or_steer_the_terminal(script, data, show
         assert server.stdout.readline() == f"Received message from 127.0.0.1:{client.getsockname()[1]}: {shown}\n"
 
 
-def test_an_output_that_has_no_such_letter_does_not_stop_the_server(script):
-    server = script("udp_server.py", "--port", 0, env=os.environ | {"PYTHONIOENCODING": "ascii"})
-    with client_of(server.wait_until_listening()) as client:
-        assert answer_to(client, "\u00e9".encode()) == b"Server received: \xc3\xa9"
-        assert answer_to(client, b"next") == b"Server received: next"
-    status, out, _ = server.finish(signal.SIGTERM)
-    assert status == 0
-    assert r"\xe9" in out
-
-
 @pytest.mark.parametrize(
     ("data", "shown"),
     [
@@ -179,29 +169,6 @@ def test_a_long_datagram_is_shown_short_with_its_length_and_answered_whole(scrip
         assert server.stdout.readline().partition(": ")[2] == f"{shown}\n"
 
 
-def test_a_reader_that_stops_reading_stops_neither_the_server_nor_sigterm(script):
-    """Lines are dropped and counted when the pipe and the queue are full; standard error is the same pipe."""
-    server = script("udp_server.py", "--port", 0, stderr=subprocess.STDOUT)
-    with client_of(server.wait_until_listening()) as client:
-        for _ in range(15_000):
-            answer_to(client, b"x" * 200)
-    server.send_signal(signal.SIGTERM)
-    assert server.wait(5) == 0
-
-
-def test_dropped_lines_are_counted_when_the_reader_reads_again(script):
-    server = script("udp_server.py", "--port", 0)
-    with client_of(server.wait_until_listening()) as client:
-        for _ in range(15_000):
-            answer_to(client, b"x" * 200)
-        read = threading.Thread(target=server.stdout.read)
-        read.start()
-        line = server.stderr.readline()
-    server.send_signal(signal.SIGTERM)
-    read.join(TIME_LIMIT_S)
-    assert re.fullmatch(r"udp_server\.py: warning: \d+ log lines were dropped, .*\n", line)
-
-
 def test_send_minus_sends_standard_input_as_one_datagram(script, serving):
     server = serving(UDPServer(("127.0.0.1", 0)))
     client = script("udp_server.py", "--port", server.address[1], "--send", "-", stdin=subprocess.PIPE)
@@ -216,13 +183,6 @@ def test_a_broadcast_address_needs_the_option_and_its_answer_may_come_from_elsew
     arguments = ("udp_server.py", "--host", "127.255.255.255", "--port", server.address[1], "--send", "hi")
     assert "Permission denied" in one_error(script(*arguments).finish())
     assert script(*arguments, "--broadcast").finish() == (0, "Server received: hi\n", "")
-
-
-def test_an_address_in_brackets_is_accepted(script):
-    if not has_ipv6():
-        pytest.skip("this machine has no ::1")
-    server = script("udp_server.py", "--host", "[::1]", "-p", 0)
-    assert server.wait_until_listening()[0] == "::1"
 
 
 def test_no_reply_only_receives(script):
@@ -259,33 +219,6 @@ def test_a_signal_ends_it_with_status_0(script, number):
     status, out, err = server.finish(number)
     assert (status, out) == (0, "")
     assert counts(err)[0] == 0
-
-
-def test_a_closed_stdout_does_not_stop_it(script):
-    server = script("udp_server.py", "--port", 0)
-    with client_of(server.wait_until_listening()) as client:
-        server.stdout.close()
-        for word in (b"one", b"two", b"three"):
-            assert answer_to(client, word) == b"Server received: " + word
-    server.stdout = None
-    status, _, err = server.finish(signal.SIGTERM)
-    assert status == 0
-    assert err.count("\n") == 1
-
-
-@pytest.mark.parametrize("redirection", [">/dev/full", ">&-", "2>&-", ">&- 2>&-"])
-def test_it_serves_without_an_output_to_write_to(redirection):
-    address = ("127.0.0.1", free_port(socket.SOCK_DGRAM))
-    with shell_redirecting(redirection, "--host", address[0], "--port", address[1]) as server:
-        try:
-            assert first_answer(address) == b"Server received: hi"
-            assert first_answer(address) == b"Server received: hi"
-        finally:
-            server.terminate()
-        out, err = server.communicate(timeout=PATIENCE_S)
-    assert server.returncode == 0
-    assert all(line.startswith((b"Listening", b"Received")) for line in out.splitlines())
-    assert b"Traceback" not in err
 
 
 def test_send_prints_the_answer(script, serving):
@@ -338,16 +271,6 @@ def test_send_too_much_is_one_line_and_status_1(run, serving):
 @pytest.mark.parametrize("more", [(), ("--send", "hi", "--timeout", 1)], ids=["serve", "send"])
 def test_a_host_that_is_none_is_one_line_and_status_1(run, host, more):
     one_error(run("udp_server.py", "--host", host, *more))
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [("--port", "65536"), ("--port", "-1"), ("--port", "x"), ("--timeout", "0"), ("--timeout", "nan"), ("--bogus",)],
-)
-def test_wrong_flags_are_status_2(run, flags):
-    status, out, err = run("udp_server.py", *flags)
-    assert (status, out) == (2, "")
-    assert "Traceback" not in err
 
 
 def test_ask_finds_the_server_on_the_second_address_of_a_name(serving, monkeypatch):
@@ -537,14 +460,6 @@ def test_ten_lines_answer_from_another_address(script, name, answers_from):
         client.settimeout(PATIENCE_S)
         client.sendto(b"hi", ("127.0.0.2", port))
         assert client.recvfrom(99) == (b"Server received: hi", (answers_from, port))
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
-def test_a_second_instance_is_refused(run, serving, host):
-    server = serving(UDPServer(("127.0.0.1", 0)))
-    result = run("udp_server.py", "--host", host, "--port", server.address[1])
-    assert "in use" in one_error(result)
-    assert result[1] == ""
 
 
 def test_a_restart_on_the_same_port_works_at_once(serving):

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -252,15 +251,6 @@ def test_json_has_an_object_a_city(provider, run, server):
     assert "error" not in err
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["London", "--units", "kelvin"], ["--lang", "x", "London"], ["London", "--forecast", "17"]]
-)
-def test_wrong_usage_is_status_2(arguments, run):
-    status, out, err = run("weather.py", *arguments)
-    assert (status, out) == (2, "")
-    assert err.splitlines()[-1].startswith("weather.py: error: ")
-
-
 def test_plain_http_is_for_loopback_only(run, monkeypatch):
     for url in ("ftp://127.0.0.1", "http://127.0.0.1.evil.example", "http://127.0.0.1@evil.example", "x", "http://"):
         with pytest.raises(ValueError, match="https"):
@@ -306,12 +296,6 @@ def test_without_requests_it_says_so(run, monkeypatch):
     )
 
 
-def test_an_output_that_is_not_utf_8(script, server, monkeypatch):
-    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    status, out, _ = script("weather.py", "London", "--forecast").finish()
-    assert (status, out.splitlines()[0]) == (0, "The weather in London is overcast with a temperature of 12.3\\xb0C")
-
-
 def test_colour_is_for_terminals(server, monkeypatch):
     """On a terminal there is colour, unless NO_COLOR is set."""
     import pty
@@ -330,21 +314,6 @@ def test_colour_is_for_terminals(server, monkeypatch):
         os.close(terminal)
         assert b"The weather in London" in printed
         assert (b"\x1b[" in printed) != no_color
-
-
-def test_a_closed_pipe_ends_it_quietly(script, server):
-    process = script("weather.py", *["London"] * 20)
-    process.stdout.close()
-    assert process.wait(10) == 0
-    assert process.stderr.read().count("\n") == 1
-
-
-def test_an_interrupt_is_130(script, server):
-    asked = threading.Event()
-    server.faults["*"] = [lambda handler: (asked.set(), fake.hang(handler))]
-    process = script("weather.py", "London")
-    assert asked.wait(10)
-    assert process.finish(signal.SIGINT)[0] == 130
 
 
 # Places
