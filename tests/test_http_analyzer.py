@@ -5,12 +5,14 @@ import functools
 import gzip
 import http.client
 import http.server
+import io
 import itertools
 import json
 import os
 import pickle
 import random
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -20,6 +22,7 @@ import sys
 import threading
 import time
 import tracemalloc
+import warnings
 import zlib
 
 import pytest
@@ -888,7 +891,7 @@ def cost(frames):
 
 
 def half_open():
-    for number in range(30_000):
+    for number in range(3_000):
         yield Wire(client=(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 9)).put(0, SYN, ack=0).frames[0]
 
 
@@ -916,13 +919,14 @@ def far_ahead():
 @pytest.mark.parametrize(
     ("frames", "most_mb", "drops"),
     [
-        (half_open, 60, True),
+        (half_open, 6, True),
         (endless_heads, 35, True),
         (pipelined_forever, 3, False),
         (far_ahead, 3, False),
     ],
 )
-def test_hostile_traffic_costs_the_limit(frames, most_mb, drops):
+def test_hostile_traffic_costs_the_limit(frames, most_mb, drops, monkeypatch):
+    monkeypatch.setattr(http_analyzer, "MAX_CONNECTIONS", 2_000)
     peak, dropped = cost(frames())
     assert peak < most_mb
     assert (dropped > 0) == drops
@@ -1293,7 +1297,12 @@ def test_any_stack_of_vlan_tags_passes_the_default_filter(monkeypatch):
 
 def ten_lines(path):
     pytest.importorskip("scapy")
-    return subprocess.run([sys.executable, TEN_LINES, path], capture_output=True, text=True).stdout.splitlines()
+    output = io.StringIO()
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
+        warnings.simplefilter("ignore")  # scapy causes warnings when it is imported.
+        patch.setattr(sys, "argv", [TEN_LINES, str(path)])
+        runpy.run_path(str(TEN_LINES))
+    return output.getvalue().splitlines()
 
 
 @functools.cache

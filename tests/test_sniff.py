@@ -440,7 +440,7 @@ def test_top_counts_packets_and_bytes(run, mixed):
 
 def test_top_remembers_a_limited_number():
     top = sniff.Top()
-    for number in range(100_000):
+    for number in range(2 * sniff.MAX_COUNTED):
         top.add({"proto": "UDP", "src": str(number), "dst": "x"}, number)
     assert len(top._counts) <= sniff.MAX_COUNTED + 4
     assert "x " in top.table(os.terminal_size((80, 24)))

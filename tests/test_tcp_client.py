@@ -494,16 +494,16 @@ def test_the_silence_counts_from_the_last_byte_sent(script, playing):
         for expected in (b"a", b"b", b""):
             assert connection.recv(100) == expected
             arrived.put(expected)
-        threading.Event().wait(1)
+        threading.Event().wait(0.4)
         connection.sendall(b"answer")
 
-    client = raw_client(script, playing(part), "--send", "-", "--timeout", 2, stdin=subprocess.PIPE)
+    client = raw_client(script, playing(part), "--send", "-", "--timeout", 0.8, stdin=subprocess.PIPE)
     for letter in "ab":
         client.stdin.write(letter)
         client.stdin.flush()
         assert arrived.get(timeout=WAIT_S) == letter.encode()
         with pytest.raises(subprocess.TimeoutExpired):
-            client.wait(0.8)
+            client.wait(0.3)
     end_input(client)
     assert client.stdout.buffer.read() == b"answer"
     assert client.finish()[::2] == (0, "")
@@ -911,8 +911,8 @@ def test_a_slow_reader_is_no_silent_one(playing):
             connection.sendall(data)
             threading.Event().wait(0.01)
 
-    data = os.urandom(8 * MIB)
-    assert receive("localhost", playing(slow_echo), send=data, timeout_s=0.6, max_bytes=len(data)) == data
+    data = os.urandom(4 * MIB)
+    assert receive("localhost", playing(slow_echo), send=data, timeout_s=0.3, max_bytes=len(data)) == data
 
 
 def test_stream_yields_before_the_server_closes(playing):
@@ -1018,7 +1018,7 @@ def test_ten_lines_wait_forever_for_a_silent_server(script, run, playing):
 
 
 def test_ten_lines_send_everything_before_they_read(script, run, serving, noise):
-    port = serving(TCPServer(("127.0.0.1", 0), Echo, timeout_s=1.0)).address[1]
+    port = serving(TCPServer(("127.0.0.1", 0), Echo, timeout_s=0.3)).address[1]
     with noise.open() as source:
         client = raw_client(script, port, "--send", "-", stdin=source)
     assert len(client.stdout.buffer.read()) == 8 * MIB

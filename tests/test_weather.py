@@ -62,6 +62,7 @@ def world(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(weather, "BACKOFF_S", (0.001, 0.001, weather.INFINITE_S))
     BLOCKED.clear()
     WATCHING.append(True)
     yield
@@ -566,7 +567,6 @@ def test_each_fault_is_told_truly_and_without_the_key(provider, paths, name, get
         gc.collect()  # Collect the garbage of earlier tests, because nothing can be finalized at that depth.
     faults, kind, words, attempts = FAULTS[name]
     path = paths[provider]
-    monkeypatch.setattr(weather, "BACKOFF_S", (0.001, 0.001, weather.INFINITE_S))
     server.faults[path] = [*faults]
     timeout_s = 0.2 if kind is weather.TooSlow else 5
     with caplog.at_level(logging.DEBUG), pytest.raises(weather.WeatherError, match=words) as caught:
