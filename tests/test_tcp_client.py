@@ -479,7 +479,7 @@ def test_a_large_echo_is_cut_at_max_bytes_as_text(script, echo, noise):
 def test_waiting_for_standard_input_is_not_silence_of_the_server(script, echo):
     client = raw_client(script, echo, "--send", "-", "--timeout", 0.2, stdin=subprocess.PIPE)
     with pytest.raises(subprocess.TimeoutExpired):
-        client.wait(0.8)
+        client.wait(0.5)
     client.stdin.write("late")
     end_input(client)
     assert client.stdout.buffer.read() == b"late"
@@ -548,11 +548,11 @@ def test_the_timeout_is_for_each_silence_not_for_the_whole(call, playing):
     def part(connection):
         for _ in range(8):
             connection.sendall(b".")
-            select.select([connection], [], [], 0.1)
+            select.select([connection], [], [], 0.06)
         connection.shutdown(socket.SHUT_WR)
         listen(connection)
 
-    assert call("--port", playing(part), "--timeout", 0.5) == (0, "Received: ........\n", "")
+    assert call("--port", playing(part), "--timeout", 0.4) == (0, "Received: ........\n", "")
 
 
 @pytest.fixture
