@@ -826,7 +826,8 @@ RESPONSE = re.compile(rb"(?:HTTP/(1\.\d)|ICY) ++([1-9]\d\d)(?: ([^\r\n]*))?\r?\n
 RESPONSE_STARTS = (b"HTTP/", b"ICY ")
 PLAUSIBLE = re.compile(rb"(?:%s|HTTP/)(?:(?<=/)|(?= )|\Z)[^\r\n\0]*\r?\Z" % TOKEN)  # the first bytes of a start line
 PLAUSIBLE_BYTES = 64  # This many bytes show whether a start line can follow.
-LOST_REQUEST = re.compile(rb"(?<![A-Z])(?:%s) \S{1,8000} HTTP/1\.[01]\r?\n" % METHODS)
+# One letter may stand before the method: it is the port in a binary PROXY header (\0\x50 is 80).
+LOST_REQUEST = re.compile(rb"(?<![A-Z]{2})(?:%s) \S{1,8000} HTTP/1\.[01]\r?\n" % METHODS)
 LOST_RESPONSE = re.compile(rb"HTTP/1\.[01] [1-5]\d\d[ \r\n]")
 HEAD_END = re.compile(rb"\n\r?\n")
 FIELD = re.compile(rb"\n([^\s:]+)[ \t]*:[ \t]*([^\r\n]*)")
@@ -964,6 +965,8 @@ class MessageReader:
         """Parse the next bytes. time: epoch seconds."""
         self.time = time
         self.is_after_gap = False
+        if self.pending and self.state == MessageReader._start_line and LOST_REQUEST.match(data):
+            self.pending.clear()  # These bytes did not begin a request: they were a body that the head did not announce.
         if self.pending:
             self.pending += data
             if b"\n" not in data and PLAUSIBLE_BYTES < len(self.pending) < MAX_LINE_BYTES:

@@ -744,6 +744,24 @@ def test_bytes_that_are_not_http_do_not_shift_later_pairs(junk):
     assert pairs_of(*turns) == [("/0", 200), ("/1", 201), ("/2", 202)]
 
 
+@pytest.mark.parametrize("body", [b"hello", b"0123456789"])
+def test_a_body_without_a_length_is_not_a_part_of_the_next_method(body):
+    wire = Wire().open().send(0, POST % (0, b"")).send(0, body).send(1, OK % 200).send(0, GET % 1).send(1, OK % 201)
+    assert [(each.method, each.status) for each in exchanges(wire.frames)] == [("POST", 200), ("GET", 201)]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 80\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\2\1\xc0\0\2\2\x04\x57\0\x50",
+    ],
+    ids=["version 1", "version 2"],
+)
+def test_a_proxy_header_before_the_first_request_is_skipped(header):
+    assert pairs_of((0, header + GET % 1), (1, OK % 201)) == [("/1", 201)]
+
+
 def test_a_body_without_a_length_that_comes_after_the_response_costs_one_pair_only():
     turns = [
         (0, POST % (0, b"")),
