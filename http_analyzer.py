@@ -966,7 +966,7 @@ class MessageReader:
         self.time = time
         self.is_after_gap = False
         if self.pending and self.state == MessageReader._start_line and LOST_REQUEST.match(data):
-            self.pending.clear()  # These bytes did not begin a request: they were a body that the head did not announce.
+            self.pending.clear()  # These bytes were a body that the head did not announce.
         if self.pending:
             self.pending += data
             if b"\n" not in data and PLAUSIBLE_BYTES < len(self.pending) < MAX_LINE_BYTES:

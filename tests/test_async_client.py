@@ -170,33 +170,33 @@ def seconds_of(job):
     return time.monotonic() - started
 
 
-def test_bare_it_prints_the_tutorials_lines_to_an_echo_server(run, serving):
+def test_without_options_it_prints_the_lines_of_the_tutorial(run, serving):
     port = serving(TCPServer(("localhost", 0), Echo)).address[1]
     lines = "Sending: Hello, World!\nReceived: Hello, World!\nClosing the connection\n"
     assert run("async_client.py", "--port", port) == (0, lines, "")
 
 
-def test_bare_it_prints_the_tutorials_lines_to_a_greeting_server(run, serving):
+def test_without_options_it_prints_a_greeting(run, serving):
     port = serving(TCPServer(("localhost", 0), lambda: Greeter(b"Good day"))).address[1]
     lines = "Sending: hi\nReceived: Good day\nClosing the connection\n"
     assert run("async_client.py", "--port", port, "--message", "hi") == (0, lines, "")
 
 
-def test_the_lines_come_as_things_happen(script, peers):
+def test_each_line_is_printed_when_it_happens(script, peers):
     port = peers.start(peers.stall)
     client = script("async_client.py", "--port", port)
     assert client.stdout.readline() == "Sending: Hello, World!\n"
     assert client.poll() is None
 
 
-def test_the_whole_long_reply_is_shown(call, peers):
+def test_a_long_reply_is_printed_completely(call, peers):
     port = peers.start(sends(b"x" * 300_000, b"y"))
     status, out, err = call("--port", port)
     assert (status, err) == (0, "")
     assert f"Received: {'x' * 300_000}y\n" in out
 
 
-def test_a_reply_in_pieces_is_one_reply(call, peers):
+def test_a_reply_in_several_segments_is_one_reply(call, peers):
     pieces = [bytes([byte]) for byte in "caf\u00e9 \u2603".encode()]
     port = peers.start(sends(*pieces, pause_s=0.01))
     assert "Received: caf\u00e9 \u2603\n" in call("--port", port)[1]
@@ -211,7 +211,7 @@ def test_a_reply_in_pieces_is_one_reply(call, peers):
         (b"\xff\xfe", r"\xff\xfe"),
     ],
 )
-def test_hostile_bytes_are_shown_escaped(call, peers, data, shown):
+def test_control_characters_of_a_reply_are_escaped(call, peers, data, shown):
     port = peers.start(echo)
     received = call("--port", peers.start(sends(data)))[1].splitlines()[1]
     assert received == f"Received: {shown}"
@@ -221,14 +221,14 @@ def test_hostile_bytes_are_shown_escaped(call, peers, data, shown):
         assert sent[1].splitlines()[1:] == [f"Received: {shown}", "Closing the connection"]
 
 
-def test_a_message_of_any_bytes_arrives_as_it_is(call, peers):
+def test_a_message_of_any_bytes_arrives_unchanged(call, peers):
     arrived = []
     port = peers.start(lambda sock, turn: arrived.append(read_all(sock)))
     call("--port", port, "--message", os.fsdecode(b"\xff\xc3\xa9\n"))
     assert arrived == [b"\xff\xc3\xa9\n"]
 
 
-def test_an_endless_reply_ends(call, peers):
+def test_an_endless_reply_is_an_error_at_the_limit(call, peers):
     def flood(sock, turn):
         while True:
             sock.sendall(bytes(1_000_000))
@@ -358,12 +358,12 @@ def test_a_connection_that_all_addresses_refuse_is_refused(monkeypatch, capsys, 
 
 @pytest.mark.parametrize("host", ["fe80::1%no-such-interface", "a..b", "x" * 64, ""])
 @pytest.mark.parametrize("more", [(), ("--tls",)], ids=["plain", "TLS"])
-def test_a_host_that_is_none_is_one_line_and_status_1(call, host, more):
+def test_an_invalid_host_is_one_error_line_and_status_1(call, host, more):
     one_error(call("--host", host, *more))
 
 
 @pytest.mark.parametrize("host", ["fe80::1%no-such-interface", "a..b"])
-def test_a_host_that_is_none_is_a_cause_of_failures(call, host):
+def test_an_invalid_host_is_a_cause_in_the_summary(call, host):
     summary = numbers(call("--host", host, "-n", 3, "--json"), status=1)
     assert summary["failed"] == 3
     assert len(summary["failures"]) == 1
@@ -379,11 +379,11 @@ def test_exchange_echoes_a_large_message_whole(peers):
     assert asyncio.run(exchange("127.0.0.1", peers.start(echo), message)) == message
 
 
-def test_exchange_of_nothing(peers):
+def test_exchange_of_an_empty_message(peers):
     assert asyncio.run(exchange("127.0.0.1", peers.start(echo), b"")) == b""
 
 
-def test_exchange_raises_what_went_wrong(peers):
+def test_exchange_raises_the_cause(peers):
     with pytest.raises(ConnectionRefusedError):
         asyncio.run(exchange("127.0.0.1", free_port(), b"hi"))
     with pytest.raises(TimeoutError):
@@ -407,7 +407,7 @@ def test_exchanges_in_one_loop_do_not_wait_for_each_other(peers):
     assert asyncio.run(many()) == [b"%d" % each for each in range(20)]
 
 
-def test_so_many_connections_and_at_most_so_many_at_once(call, peers):
+def test_the_number_of_connections_and_the_concurrency_are_kept(call, peers):
     barrier, lock = threading.Barrier(5), threading.Lock()
     active, peaks, messages = set(), [], []
 
@@ -427,7 +427,7 @@ def test_so_many_connections_and_at_most_so_many_at_once(call, peers):
     assert max(peaks) == 5
 
 
-def test_so_many_messages_over_each_connection_one_after_the_other(call, peers):
+def test_repeated_messages_use_one_connection_one_after_the_other(call, peers):
     arrived = collections.defaultdict(list)
 
     def handle(sock, turn):
@@ -489,7 +489,7 @@ def test_a_histogram_has_a_finite_step_for_every_latency(latency):
     assert count == 1
 
 
-def test_the_summary_for_a_person_has_the_same_numbers(call, serving):
+def test_the_summary_as_text_has_the_numbers_of_json(call, serving):
     port = serving(TCPServer(("127.0.0.1", 0), Echo)).address[1]
     status, out, err = call("--port", port, "-n", 40, "-c", 10, "-r", 5)
     assert (status, err) == (0, "")
@@ -504,7 +504,7 @@ def test_the_summary_for_a_person_has_the_same_numbers(call, serving):
     assert int(most) > 0
 
 
-def test_failures_are_told_by_cause(call, peers):
+def test_failures_are_counted_by_cause(call, peers):
     def handle(sock, turn):
         if turn == 1:
             return peers.stall(sock, turn)
@@ -523,7 +523,7 @@ def test_failures_are_told_by_cause(call, peers):
     assert sum(step["messages"] for step in summary["histogram"]) == 5
 
 
-def test_the_summary_for_a_person_tells_failures_by_cause(call):
+def test_the_summary_as_text_has_the_failures_by_cause(call):
     status, out, err = call("--port", free_port(), "-n", 7)
     assert (status, err) == (1, "")
     assert "succeeded: 0  failed: 7 " in out
@@ -541,7 +541,7 @@ def test_a_refused_load_has_no_latencies(call):
 
 
 @pytest.mark.parametrize("greeting", [b"Other, Words!", b"hi", b"x" * 100, HELLO])
-def test_repeating_to_no_echo_server_is_a_failure(call, serving, greeting):
+def test_repeating_to_a_server_that_does_not_echo_is_a_failure(call, serving, greeting):
     port = serving(TCPServer(("127.0.0.1", 0), lambda: Greeter(greeting))).address[1]
     summary = numbers(call("--port", port, "-n", 3, "-r", 3, "--json"), status=1)
     assert (summary["succeeded"], summary["failed"]) == (0, 3)
@@ -637,13 +637,13 @@ def interrupted(script, peers, *arguments):
     return client.finish(signal.SIGINT)
 
 
-def test_ctrl_c_prints_the_numbers_so_far_and_is_status_130(script, peers):
+def test_ctrl_c_prints_the_results_so_far_as_json_with_status_130(script, peers):
     summary = numbers(interrupted(script, peers, "--json"), status=130)
     assert (summary["succeeded"], summary["failed"], summary["interrupted"]) == (5, 0, True)
     assert sum(step["messages"] for step in summary["histogram"]) == 5
 
 
-def test_ctrl_c_prints_the_summary_so_far_for_a_person(script, peers):
+def test_ctrl_c_prints_the_summary_so_far_as_text(script, peers):
     status, out, err = interrupted(script, peers)
     assert (status, err) == (130, "")
     assert "succeeded: 5  failed: 0 " in out
@@ -695,7 +695,7 @@ def under_limit(limit, *arguments):
 
 
 @pytest.mark.parametrize("files", [80, 64, 24])
-def test_the_concurrency_is_clamped_to_the_file_limit_with_one_warning(peers, files):
+def test_the_concurrency_is_lowered_to_the_file_limit_with_one_warning(peers, files):
     port = peers.start(echo)
     limit = f"-n {files}"
     status, out, err = under_limit(limit, "async_client.py", "--port", port, "-n", 200, "-c", 150, "--json")
@@ -831,7 +831,7 @@ def test_a_bad_certificate_is_a_cause_of_failures(call, serving, tls):
 
 
 @pytest.mark.parametrize("content", [None, "no certificate", ""])
-def test_a_ca_file_that_is_none_is_one_line_and_status_1(call, tmp_path, content):
+def test_an_invalid_ca_file_is_one_error_line_and_status_1(call, tmp_path, content):
     path = tmp_path / "ca.pem"
     if content is not None:
         path.write_text(content)
@@ -881,7 +881,7 @@ def test_a_handshake_that_stalls_ends_in_time(run, peers):
     assert "in time" in one_error(run("async_client.py", "--port", port, "--tls", "--timeout", 0.3))
 
 
-def test_a_tls_peer_that_never_says_goodbye_neither_hangs_nor_loses_the_reply(peers, tls, trust, monkeypatch):
+def test_a_tls_server_without_close_notify_neither_hangs_nor_loses_the_echo(peers, tls, trust, monkeypatch):
     monkeypatch.setattr(async_client, "CLOSE_S", 0.2)
 
     def handle(sock, turn):
@@ -895,7 +895,7 @@ def test_a_tls_peer_that_never_says_goodbye_neither_hangs_nor_loses_the_reply(pe
     assert replies == [HELLO]
 
 
-def test_a_load_to_a_tls_peer_that_never_says_goodbye(call, peers, tls, pem, monkeypatch):
+def test_a_load_on_a_tls_server_without_close_notify(call, peers, tls, pem, monkeypatch):
     monkeypatch.setattr(async_client, "CLOSE_S", 0.2)
 
     def handle(sock, turn):
@@ -907,7 +907,7 @@ def test_a_load_to_a_tls_peer_that_never_says_goodbye(call, peers, tls, pem, mon
     assert numbers(call("--port", port, *flags))["succeeded"] == 3
 
 
-def test_a_tls_server_that_hangs_up_after_its_reply_has_replied(peers, tls, trust):
+def test_a_tls_server_that_closes_after_its_echo_has_answered(peers, tls, trust):
     def handle(sock, turn):
         sock.recv(99)
         sock.sendall(b"Good day")

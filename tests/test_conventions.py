@@ -116,7 +116,7 @@ def test_a_script_needs_the_standard_library_and_what_it_declares(name):
 
 
 @every_script
-def test_a_script_says_whose_it_is_and_under_which_licence(name):
+def test_a_script_names_copyright_and_license(name):
     lines = read(name).splitlines()
     assert lines[0] == "#!/usr/bin/env python3"
     assert os.access(ROOT / name, os.X_OK)
@@ -131,7 +131,7 @@ def test_the_version_is_the_same_in_all_scripts():
 
 
 @every_script
-def test_what_a_script_exports_exists_and_is_documented(name):
+def test_all_public_names_are_documented(name):
     source = definitions(name)
     for exported in public(name):
         assert ast.get_docstring(ast.parse(source[exported]).body[0]), exported
@@ -140,7 +140,7 @@ def test_what_a_script_exports_exists_and_is_documented(name):
 
 
 @pytest.mark.parametrize(("one", "other"), PAIRS, ids=lambda name: name.removesuffix(".py"))
-def test_what_two_scripts_repeat_is_word_for_word_the_same(one, other):
+def test_functions_that_scripts_share_are_word_for_word_the_same(one, other):
     mine, theirs = definitions(one), definitions(other)
     own = {"main", "parse_args", *public(one), *public(other)}
     for name in (mine.keys() & theirs.keys()) - own:
@@ -171,6 +171,6 @@ def test_every_option_is_in_the_page_of_its_script(name):
 
 
 @every_script
-def test_the_table_in_the_readme_tells_the_lines_of_each_script(name):
+def test_the_table_in_the_readme_has_the_lines_of_each_script(name):
     row = next(line for line in read("README.md").splitlines() if line.startswith(f"| [`{name}`]"))
     assert row.endswith(f"| {len(read(name).splitlines())} |")

@@ -178,7 +178,7 @@ def mixed(rng, frames, window):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_the_same_comes_out_however_it_is_cut_ordered_and_repeated(seed):
+def test_segmentation_order_and_repetition_do_not_change_the_exchanges(seed):
     rng = random.Random(seed)
     pairs = list(random_exchanges(rng, rng.randrange(1, 6)))
     truth = told(random_wire(rng, pairs, False, 0))
@@ -223,7 +223,7 @@ def test_with_one_segment_lost_every_other_exchange_is_right(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_however_many_segments_are_lost_nothing_is_paired_wrongly(seed):
+def test_lost_segments_never_cause_a_wrong_pair(seed):
     rng = random.Random(seed)
     for pipelined in (False, False, True):
         frames = random_wire(rng, list(random_exchanges(rng, 6)), pipelined, 2)
@@ -282,7 +282,7 @@ def test_where_losses_hide_how_many_are_pipelined_nothing_is_paired_wrongly(said
         assert each.target is None or each.status is None or each.target == f"/{each.status - 200}"
 
 
-def test_more_requests_than_may_wait_are_all_told():
+def test_more_open_requests_than_the_limit_are_all_reported():
     wire = Wire().open()
     for number in range(5_000):
         wire.send(0, GET % number)
@@ -443,7 +443,7 @@ def test_a_link_layer(name):
     assert found.client == ("[fd00::1]:40000" if addresses else "10.0.0.1:40000")
 
 
-def test_what_carries_no_tcp_is_passed_over():
+def test_frames_without_tcp_are_skipped():
     rng = random.Random(1)
     for linktype in (*http_analyzer.LINK_LAYERS, 7, 999):
         for size in range(120):
@@ -464,7 +464,7 @@ def test_data_in_the_syn():
 
 
 @pytest.mark.parametrize("end", [FIN | ACK, RST, None])
-def test_a_port_that_is_used_again(end):
+def test_a_reused_port_is_a_new_connection(end):
     wire = Wire().open().send(0, GET % 1).send(1, OK % 201)
     if end:
         wire.put(0, end)
@@ -478,7 +478,7 @@ def test_a_reset_cuts_off():
     assert [brief(each) for each in exchanges(wire.frames)] == [("GET", "/1", 200, 0, 3, ("cut off",))]
 
 
-def test_what_follows_a_reset_is_no_new_connection():
+def test_segments_after_a_reset_are_no_new_connection():
     wire = Wire().open().send(0, GET % 1).send(1, b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n").put(0, RST)
     wire.seq[1] += 500
     (found,) = exchanges(wire.send(1, b"a quotation:\nHTTP/1.1 200 OK\r\n\r\n").frames)
@@ -490,27 +490,27 @@ def test_a_reset_is_no_end_of_a_body_without_a_length():
     assert brief(exchanges(wire.frames)[0]) == ("GET", "/1", 200, 0, 2, ("cut off",))
 
 
-def test_a_syn_out_of_the_blue_ends_nothing():
+def test_a_forged_syn_ends_no_connection():
     wire = Wire().open().send(0, GET % 1)
     wire.frames.append((wire.time, 1, bytes(12) + b"\x08\x00" + wire.packet(0, 99_999, 0, SYN)))
     found = exchanges(wire.send(1, OK % 201).send(0, GET % 2).send(1, OK % 202).frames)
     assert [(each.target, each.status) for each in found] == [("/1", 201), ("/2", 202)]
 
 
-def test_an_answer_to_what_was_not_captured_is_not_given_to_what_comes_later():
+def test_a_response_to_an_uncaptured_request_is_not_paired_with_a_later_one():
     wire = Wire().send(1, b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n").send(0, GET % 1)
     found = exchanges(wire.send(1, b"HTTP/1.1 204 N\r\n\r\n").frames)
     assert [(each.target, each.status) for each in found] == [(None, 200), ("/1", 204)]
 
 
 @pytest.mark.parametrize("unreadable", [b"GET /2 HTTP/2.0", b"JUNK", b"GET\t/2\tHTTP/1.1", b"A" * 40 + b" /2 HTTP/1.1"])
-def test_what_cannot_be_read_does_not_shift_the_pairing(unreadable):
+def test_unreadable_messages_do_not_shift_the_pairing(unreadable):
     found = one(GET % 1 + unreadable + b"\r\n\r\n" + GET % 3, OK % 201 + OK % 505 + OK % 203)
     assert all(each.status in (None, {"/1": 201, "/3": 203}.get(each.target, each.status)) for each in found)
     assert found[0].target == "/1"
 
 
-def test_a_late_copy_after_the_end_is_nothing_new():
+def test_a_late_copy_after_the_end_is_no_new_exchange():
     wire = Wire().open().send(0, GET % 1).send(1, OK % 200).close()
     assert len(exchanges(wire.frames + wire.frames[1:])) == 1
 
@@ -522,7 +522,7 @@ def test_a_gap_in_a_body_is_marked_and_passed_when_it_is_acknowledged():
     assert [brief(each) for each in found] == [("GET", "/1", 200, 0, 3000, ("gap",))]
 
 
-def test_what_a_gap_leaves_is_told_though_nothing_more_comes_of_its_connection():
+def test_a_gap_is_reported_even_if_its_connection_sends_nothing_more():
     response = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + bytes(100)
     wire = Wire().open().send(0, GET % 1).send(1, response, (60, 90)).close()
     frames = wire.frames[:5] + wire.frames[6:]
@@ -531,13 +531,13 @@ def test_what_a_gap_leaves_is_told_though_nothing_more_comes_of_its_connection()
     assert brief(analyzer.sweep(wire.time + 2)[0]) == ("GET", "/1", 200, 0, 100, ("gap",))
 
 
-def test_a_response_to_what_was_not_captured_has_its_own_time_and_no_other():
+def test_a_response_without_request_has_its_own_time_and_no_duration():
     (found,) = exchanges(frame for frame in frames_of(GET % 1, OK % 200) if frame[2][26:30] == b"\x0a\0\0\2")
     assert found.time > 1000
     assert (found.request_bytes, found.ttfb_s, found.duration_s, found.problems) == (None, None, None, ("no request",))
 
 
-def test_idle_connections_are_forgotten_and_told():
+def test_idle_connections_are_dropped_and_reported():
     wire = Wire().open().send(0, GET % 1)
     later = Wire(client=("10.0.0.9", 1)).put(0, SYN, ack=0).frames[0]
     analyzer = HTTPAnalyzer()
@@ -606,7 +606,7 @@ def test_the_url_of_a_request(request_head, url, host):
     assert (found.url, found.host) == (url, host)
 
 
-def test_all_that_an_exchange_tells():
+def test_all_fields_of_an_exchange():
     request = b"POST /p HTTP/1.1\r\nHost: h\r\nUser-Agent: me\r\nContent-Length: 3\r\n\r\nabc"
     response = b"HTTP/1.1 201 All is well\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 2\r\n\r\nok"
     wire = Wire().open().send(0, request, [20, 70]).send(1, response, [10, len(response) - 1])
@@ -629,7 +629,7 @@ def test_connections_with_another_protocol_are_counted(data, name):
     assert analyzer.notes() == {f"connections with {name} not read": 1}
 
 
-def test_other_protocols_are_left_after_a_bounded_look():
+def test_other_protocols_are_abandoned_after_a_limited_number_of_bytes():
     wire = Wire().open().send(1, b"220 mail ESMTP\r\n")
     for _ in range(100):
         wire.send(0, b"MAIL FROM:<a@b> and so on\r\n" * 40)
@@ -943,14 +943,14 @@ def far_ahead():
         (far_ahead, 3, False),
     ],
 )
-def test_hostile_traffic_costs_the_limit(frames, most_mb, drops, monkeypatch):
+def test_hostile_traffic_stays_within_the_memory_limit(frames, most_mb, drops, monkeypatch):
     monkeypatch.setattr(http_analyzer, "MAX_CONNECTIONS", 2_000)
     peak, dropped = cost(frames())
     assert peak < most_mb
     assert (dropped > 0) == drops
 
 
-def test_early_bytes_count_with_what_it_costs_to_keep_them(monkeypatch):
+def test_out_of_order_segments_count_with_their_overhead(monkeypatch):
     monkeypatch.setattr(http_analyzer, "MAX_KEPT_BYTES", 500_000)
     analyzer = HTTPAnalyzer()
     for number in range(20):
@@ -1005,7 +1005,7 @@ def test_gzip_standard_input_and_several_files(script, capture, tmp_path):
 
 
 @pytest.mark.parametrize("form", [save, save_ng])
-def test_a_cut_file_is_what_is_whole_and_one_error(run, tmp_path, form):
+def test_a_cut_file_gives_the_exchanges_before_and_one_error(run, tmp_path, form):
     path = form(tmp_path / "cut", Wire().open().send(0, GET % 1).send(1, OK % 200).send(0, GET % 2).frames)
     path.write_bytes(path.read_bytes()[:-9])
     status, out, err = run("http_analyzer.py", "-r", path)
@@ -1014,7 +1014,7 @@ def test_a_cut_file_is_what_is_whole_and_one_error(run, tmp_path, form):
 
 
 @pytest.mark.parametrize(("ticks", "resolution"), [(1 << 63, 0), ((1 << 64) - 1, 6), (0, 6)])
-def test_a_time_out_of_this_world_is_told_as_another(run, tmp_path, ticks, resolution):
+def test_an_absurd_time_is_printed_as_another(run, tmp_path, ticks, resolution):
     frames = Wire().open().send(0, GET % 1).send(1, OK % 200).frames
     path = tmp_path / "odd"
     data = block(0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1))
@@ -1028,13 +1028,13 @@ def test_a_time_out_of_this_world_is_told_as_another(run, tmp_path, ticks, resol
         assert "/1" in out
 
 
-def test_a_word_like_a_files_name_is_no_filter(run, capture, tmp_path):
+def test_a_missing_file_is_not_read_as_a_filter(run, capture, tmp_path):
     status, out, err = run("http_analyzer.py", "-r", capture, tmp_path / "nosuch.pcap", "tcp")
     assert (status, out.count("\n")) == (1, 3)
     assert err == f"http_analyzer.py: error: {tmp_path}/nosuch.pcap: No such file or directory\n"
 
 
-def test_no_column_is_the_peers(run, tmp_path):
+def test_a_peer_cannot_forge_a_column(run, tmp_path):
     wire = Wire().open().send(0, b"GET /x 200 5 bytes HTTP/1.1\r\nHost: a b\r\n\r\n").send(1, OK % 404)
     assert (
         "404     1.0 ms         5 B GET http://a%20b/x%20200%205%20bytes\n"
@@ -1043,7 +1043,7 @@ def test_no_column_is_the_peers(run, tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"no capture at all", None])
-def test_no_capture_is_one_error(run, tmp_path, data):
+def test_a_file_that_is_not_a_capture_is_one_error(run, tmp_path, data):
     path = tmp_path / "none"
     if data is not None:
         path.write_bytes(data)
@@ -1074,7 +1074,7 @@ def test_text(script, capture):
     assert out == "00:16:40.004 200     1.0 ms         5 B GET http://example.com/0\n"
 
 
-def test_what_the_wire_says_is_escaped(run, tmp_path):
+def test_control_characters_are_escaped_in_every_format(run, tmp_path):
     evil = "GET /\x1b[31m\x9b\u202e HTTP/1.1\r\nHost: a\x07\r\nX: \x1b]0;\r\n\r\n".encode()
     path = save(tmp_path / "evil", Wire().open().send(0, evil).send(1, b"HTTP/1.1 200 \x1b[2J\r\n\r\n").frames)
     for form in http_analyzer.FORMATS:
@@ -1110,7 +1110,7 @@ def test_combined(script, tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("goaccess"), reason="needs goaccess")
-def test_goaccess_takes_all_of_it(run, tmp_path):
+def test_goaccess_reads_every_combined_line(run, tmp_path):
     log = tmp_path / "log"
     log.write_text(run("http_analyzer.py", "-r", odd_capture(tmp_path), "--format", "combined")[1])
     command = ["goaccess", log, "--log-format=COMBINED", "-o", tmp_path / "report.json", "--no-global-config"]
@@ -1165,7 +1165,7 @@ def test_har_has_no_url_that_browsers_refuse(head, url):
     assert (entry["serverIPAddress"], entry["connection"], entry["_client"]) == ("10.0.0.2", "80", "10.0.0.1:40000")
 
 
-def test_an_empty_har_is_one_too(run, tmp_path):
+def test_a_har_without_entries_is_valid(run, tmp_path):
     path = save(tmp_path / "empty", Wire().open().frames)
     assert check_har(json.loads(run("http_analyzer.py", "-r", path, "--format", "har")[1])) == []
 
@@ -1181,7 +1181,7 @@ def test_har_is_whole_after_ctrl_c(script, capture):
     assert len(check_har(json.loads(text))) == 3
 
 
-def test_lines_of_a_pipe_come_at_once(script, capture):
+def test_exchanges_from_a_pipe_are_printed_as_they_arrive(script, capture):
     process = script("http_analyzer.py", "-r", "-", stdin=subprocess.PIPE)
     process.stdin.buffer.write(capture.read_bytes())
     process.stdin.buffer.flush()

@@ -84,7 +84,7 @@ def test_pyspark_counts_the_exchanges_of_many_captures(folder):
     assert_counts_of_hosts_and_statuses(printed(example("import SparkSession"), folder, **settings))
 
 
-def test_duckdb_asks_the_json_lines(folder):
+def test_duckdb_queries_the_json_lines(folder):
     needs("duckdb")
     command = example("http.jsonl", kind="text").removeprefix("$ python3 ")
     subprocess.run(f"{shlex.quote(sys.executable)} {command}", shell=True, cwd=folder, check=True)
@@ -160,7 +160,7 @@ def test_a_chat_passes_lines_on_to_all_others(join):
         assert [reader.readline(), reader.readline()] == [said(ann, b"how are you?"), said(ann, b"well?")]
 
 
-def test_who_leaves_a_chat_does_not_hurt_the_rest(join):
+def test_a_member_who_leaves_disturbs_nobody(join):
     ann, ann_reads = join()
     bob, bob_reads = join((ann, ann_reads))
     cat, cat_reads = join((ann, ann_reads), (bob, bob_reads))
@@ -173,7 +173,7 @@ def test_who_leaves_a_chat_does_not_hurt_the_rest(join):
     assert ann_reads.readline() == said(cat, b"yes")
 
 
-def test_a_line_that_is_too_long_costs_its_writer_the_chat(join):
+def test_a_line_that_is_too_long_ends_its_connection(join):
     ann, ann_reads = join()
     bob, bob_reads = join((ann, ann_reads))
     bob.sendall(b"x" * 3000)
@@ -184,7 +184,7 @@ def test_a_line_that_is_too_long_costs_its_writer_the_chat(join):
     assert cat_reads.readline() == said(ann, b"quiet here")
 
 
-def test_a_chat_drops_who_does_not_read(join):
+def test_a_member_who_does_not_read_is_dropped(join):
     ann, ann_reads = join()
     bob, bob_reads = join((ann, ann_reads))
     deaf, _ = join((ann, ann_reads), (bob, bob_reads))

@@ -150,25 +150,25 @@ def test_vlan_tags_from_outside_in():
     assert (other("two VLANs").vlan, other("two VLANs").dport) == ((6, 5), 2)
 
 
-def test_arp_in_words():
+def test_arp_requests_and_answers_are_described():
     assert other("ARP who-has").info == "who-has 10.0.0.2 tell 10.0.0.1"
     assert other("ARP is-at").info == "10.0.0.1 is-at 02:00:00:00:00:09"
     assert (other("ARP who-has").src, other("ARP who-has").dst) == ("10.0.0.1", "10.0.0.2")
 
 
-def test_icmp_in_words():
+def test_icmp_messages_are_described():
     assert (other("ICMP").proto, other("ICMP").info, other("ICMP").sport) == ("ICMP", "unreachable, port", None)
     assert (other("ICMPv6").proto, other("ICMPv6").info) == ("ICMPv6", "unreachable, port")
     assert other("neighbour").info == "neighbor solicitation"
     assert decode(raw(V4 / ICMP(type=200, code=9)), 101).info == "type 200, code 9"
 
 
-def test_options_and_extensions_are_stepped_over():
+def test_ip_options_and_extension_headers_are_skipped():
     assert (other("IPv4 options").sport, other("IPv4 options").flags) == (7, "SYN")
     assert (other("IPv6 extensions").proto, other("IPv6 extensions").dport) == ("TCP", 8)
 
 
-def test_fragments_have_no_invented_ports():
+def test_later_fragments_have_no_ports():
     four, six = other("IPv4 fragment"), other("IPv6 fragment")
     assert (four.proto, four.fragment, four.sport, four.src) == ("UDP", 1480, None, "1.1.1.1")
     assert (six.proto, six.fragment, six.sport, six.src) == ("UDP", 1448, None, "2001:db8::1")
@@ -176,7 +176,7 @@ def test_fragments_have_no_invented_ports():
     assert (first.fragment, first.sport) == (0, 1)
 
 
-def test_padding_is_not_taken_for_ports():
+def test_padding_is_not_read_as_ports():
     packet = decode(raw(ETHER / IP(src="1.1.1.1", dst="2.2.2.2", proto=6, len=20)) + b"\x01" * 26, 1)
     assert (packet.sport, packet.malformed) == (None, True)
 
@@ -187,11 +187,11 @@ def test_what_is_not_ip_has_its_ethernet_type_and_addresses():
     assert decode(raw(Ether(type=0x88CC)), 1).proto == "LLDP"
 
 
-def test_another_link_type_is_its_number_and_length():
+def test_an_unknown_link_type_has_number_and_length():
     assert line_of(b"x" * 30, 147).endswith(" link type 147 30 bytes\n")
 
 
-def test_a_packet_that_was_cut_is_told_from_one_that_is_malformed():
+def test_a_cut_packet_differs_from_a_malformed_one():
     frame = raw(ETHER / V4 / TCP(sport=1, dport=2))
     assert (decode(frame[:40], 1, length=54).truncated, decode(frame[:40], 1, length=54).malformed) == (True, False)
     assert (decode(frame[:40], 1).truncated, decode(frame[:40], 1).malformed) == (False, True)
@@ -303,7 +303,7 @@ def test_gzip_and_standard_input(run, script, mixed, tmp_path):
             assert lines(script("sniff.py", "-r", "-", stdin=file).finish()) == plain
 
 
-def test_standard_input_is_shown_as_it_comes(script, mixed):
+def test_packets_of_standard_input_are_printed_as_they_arrive(script, mixed):
     process = script("sniff.py", "-r", "-", stdin=subprocess.PIPE)
     for byte in mixed.read_bytes()[: 24 + 16 + 54]:
         os.write(process.stdin.fileno(), bytes([byte]))
@@ -327,7 +327,7 @@ def test_pcapng(run, tmp_path, mixed):
         one_error(run("sniff.py", "-r", cut))
 
 
-def test_a_file_cut_anywhere_shows_what_is_whole(run, tmp_path):
+def test_a_file_that_is_cut_anywhere_shows_the_packets_before(run, tmp_path):
     frame = ALL_FRAMES[0][1]
     whole = pcap(tmp_path / "a.pcap", [frame] * 2).read_bytes()
     path, size = tmp_path / "cut.pcap", 16 + len(frame)
@@ -345,7 +345,7 @@ def test_a_file_cut_anywhere_shows_what_is_whole(run, tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"no capture at all, but some text", b"\x1f\x8bnot gzip", b"\n\r\r\n" * 9])
-def test_what_is_no_capture_is_one_error(run, tmp_path, data):
+def test_a_file_that_is_not_a_capture_is_one_error(run, tmp_path, data):
     path = tmp_path / "\x1b[31mno.pcap"
     path.write_bytes(data)
     assert "\\x1b" in one_error(run("sniff.py", "-r", path))
@@ -409,7 +409,7 @@ def test_a_bad_filter_is_one_error_and_writes_nothing(run, mixed, tmp_path):
     assert not (tmp_path / "out.pcap").exists()
 
 
-def test_json_has_only_what_there_is(run, mixed):
+def test_json_has_only_keys_that_apply(run, mixed):
     objects = [json.loads(line) for line in lines(run("sniff.py", "-r", mixed, "--json"))]
     first = {"time": 1_700_000_000.0, "length": 54, "proto": "TCP", "src": "192.0.2.1", "dst": "198.51.100.2"}
     assert objects[0] == first | {"sport": 40_912, "dport": 80, "flags": "SYN, ACK"}
@@ -418,14 +418,14 @@ def test_json_has_only_what_there_is(run, mixed):
 
 
 @pytest.mark.parametrize("flag", ["-x", "-A", "-v"])
-def test_what_is_below_the_lines_has_no_control_characters(script, mixed, flag):
+def test_dumps_and_dissections_have_no_control_characters(script, mixed, flag):
     status, out, _ = script("sniff.py", "-r", mixed, flag, "-c", 4, ignored=["DeprecationWarning"]).finish()
     assert status == 0
     assert not CONTROL.search(out)
     assert sum(not line.startswith("\t") for line in out.splitlines()) == 4
 
 
-def test_dissection_is_scapys_and_says_that_it_is_slow(script, mixed):
+def test_v_prints_scapys_dissection_with_a_warning_that_it_is_slow(script, mixed):
     _, out, err = script("sniff.py", "-r", mixed, "-v", "-c", 1, ignored=["DeprecationWarning"]).finish()
     assert "###[ TCP ]###" in out
     assert "slow" in err
@@ -450,7 +450,7 @@ def test_a_full_disk_is_one_error(run, mixed):
     assert "space" in one_error(run("sniff.py", "-r", mixed, "-w", "/dev/full"))
 
 
-def test_what_was_written_before_the_disk_was_full_is_valid(tmp_path):
+def test_the_file_is_valid_up_to_the_point_where_the_disk_was_full(tmp_path):
     resource = pytest.importorskip("resource")
     path = tmp_path / "out.pcap"
     record = (0, 100, 1, None, b"x" * 100)
@@ -631,7 +631,7 @@ def test_top_is_drawn_again_on_a_terminal():
 
 
 @root_on_linux
-def test_any_names_the_interface_and_filters(script):
+def test_any_shows_the_interface_and_filters(script):
     process = script("sniff.py", "-i", "any", "-c", 1, FILTER)
     assert "any" in process.stderr.readline()
     send()
@@ -640,7 +640,7 @@ def test_any_names_the_interface_and_filters(script):
 
 
 @root_on_linux
-def test_any_has_frames_as_they_are_and_pcap_one_link_type(script, tmp_path):
+def test_any_keeps_frames_unchanged_and_pcap_has_one_link_type(script, tmp_path):
     path, after = tmp_path / "any.pcap", ("-i", "any", "--print", "-w")
 
     def job():
@@ -669,7 +669,7 @@ def test_any_has_frames_as_they_are_and_pcap_one_link_type(script, tmp_path):
 
 
 @root_on_linux
-def test_the_kernels_drops_are_told(script):
+def test_the_kernels_drops_are_reported(script):
     sniffer = Sniffer(script, "--buffer", 1, FILTER)
     sniffer.process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, sniffer.process.pid, os.WSTOPPED | os.WNOWAIT)
@@ -685,7 +685,7 @@ def test_the_kernels_drops_are_told(script):
 
 
 @root_on_linux
-def test_a_vlan_tag_that_the_kernel_keeps_aside_is_seen_filtered_and_written(tmp_path):
+def test_a_vlan_tag_that_the_kernel_removed_is_shown_filtered_and_written(tmp_path):
     path = tmp_path / "vlan.pcap"
     setup = [
         "link add one type veth peer name two",
@@ -810,7 +810,7 @@ def test_pcapng_with_all_its_options(run, tmp_path, order):
     ]
 
 
-def test_what_is_whole_before_damage_is_shown(run, mixed, tmp_path):
+def test_packets_before_damage_are_printed(run, mixed, tmp_path):
     path, whole = tmp_path / "damaged", mixed.read_bytes()
     path.write_bytes(whole + struct.pack("<IIII", 0, 0, 1 << 30, 1 << 30) + bytes(50))
     status, out, err = run("sniff.py", "-r", path)
@@ -830,7 +830,7 @@ def test_the_input_is_not_overwritten(run, mixed):
 
 
 @pytest.mark.parametrize("arguments", [["-r", ""], ["-i", ""], ["-r", "x", "-i", "lo"], ["--json", "-x"]])
-def test_no_argument_is_taken_for_another(run, arguments):
+def test_empty_and_conflicting_arguments_are_errors(run, arguments):
     status, out, err = run("sniff.py", *arguments)
     assert (status in (1, 2), out, err.count(": error: ")) == (True, "", 1)
     assert "Starting" not in err
@@ -880,7 +880,7 @@ def test_the_table_fits_the_terminal():
 
 
 @root_on_linux
-def test_all_that_root_has_is_given_up(script, tmp_path):
+def test_all_privileges_of_root_are_given_up(script, tmp_path):
     """Further groups, too; and only the file that it made itself changes hands."""
     path = tmp_path / "out.pcap"
     tmp_path.chmod(0o777)
@@ -1181,7 +1181,7 @@ def test_the_snapshot_length_limits_what_is_written(run, mixed, tmp_path):
 
 
 @pytest.mark.parametrize("expression", ["inbound", "outbound", "ifindex 1"])
-def test_what_a_file_does_not_record_is_an_error_in_a_filter(expression, run, mixed):
+def test_a_filter_for_what_a_file_does_not_record_is_an_error(expression, run, mixed):
     assert "not recorded" in one_error(run("sniff.py", "-r", mixed, expression))
 
 

@@ -130,24 +130,24 @@ def noise(tmp_path):
 # Text
 
 
-def test_bare_it_asks_localhost_12345():
+def test_without_options_it_connects_to_localhost_12345():
     args = tcp_client.parse_args([])
     assert (args.host, args.port, args.timeout, args.wait) == ("localhost", 12345, 10, 0)
 
 
-def test_it_prints_what_the_server_says(run, playing):
+def test_it_prints_what_the_server_sends(run, playing):
     port = playing(saying(b"Hello, World!"))
     assert run("tcp_client.py", "--port", port) == (0, "Received: Hello, World!\n", "")
 
 
-def test_it_understands_tcp_server(script, run):
+def test_it_prints_the_greeting_of_tcp_server(script, run):
     server = script("tcp_server.py", "--port", 0, "--once", "-q")
     _, port = server.wait_until_listening()
     assert run("tcp_client.py", "--port", port) == (0, "Received: Hello, World!\n", "")
     assert server.finish() == (0, "", "")
 
 
-def test_an_empty_answer_is_printed_as_such(run, playing):
+def test_an_empty_answer_is_printed_as_an_empty_line(run, playing):
     code, out, err = run("tcp_client.py", "--port", playing(saying()))
     assert (code, out.strip(), err) == (0, "Received:", "")
 
@@ -174,7 +174,7 @@ def connection_info(connection):
     return fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0\0\0\0")
 
 
-def test_utf_8_split_byte_by_byte_is_decoded_whole(run, playing):
+def test_utf_8_that_arrives_byte_by_byte_is_not_broken(run, playing):
     text = "Grüße, 世界, 🌍"
     port = playing(one_by_one(text.encode()))
     assert run("tcp_client.py", "--port", port) == (0, f"Received: {text}\n", "")
@@ -198,7 +198,7 @@ def test_utf_8_split_byte_by_byte_is_decoded_whole(run, playing):
         ),
     ],
 )
-def test_what_is_no_text_is_shown_escaped(call, playing, said, shown):
+def test_bytes_that_are_not_text_are_escaped(call, playing, said, shown):
     assert call("--port", playing(saying(said))) == (0, f"Received: {shown}\n", "")
 
 
@@ -307,7 +307,7 @@ def test_an_empty_answer_to_nothing_needs_no_warning(run, playing):
     ],
 )
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "[::1]"])
-def test_host_and_port_are_words_as_for_nc(call, host, words):
+def test_host_and_port_are_positional_as_for_nc(call, host, words):
     with socket.create_server(
         (host.strip("[]"), 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET
     ) as listener:
@@ -360,13 +360,13 @@ def test_a_failure_of_the_lookup_is_not_an_unknown_name(call, monkeypatch, code,
 # How much
 
 
-def test_an_answer_of_just_max_bytes_is_fine(call, playing):
+def test_an_answer_of_exactly_max_bytes_is_complete(call, playing):
     port = playing(saying(b"12345", b"67890"))
     assert call("--port", port, "--max-bytes", 10) == (0, "Received: 1234567890\n", "")
 
 
 @pytest.mark.parametrize("pieces", [[b"1234567890!"], [b"12345", b"67890", b"!"]])
-def test_over_max_bytes_it_stops_says_so_and_exits_1(call, playing, pieces):
+def test_an_answer_longer_than_max_bytes_is_cut_and_an_error(call, playing, pieces):
     code, out, err = call("--port", playing(saying(*pieces)), "--max-bytes", 10)
     assert (code, out) == (1, "Received: 1234567890\n")
     assert err.startswith("tcp_client.py: error: ")
@@ -374,7 +374,7 @@ def test_over_max_bytes_it_stops_says_so_and_exits_1(call, playing, pieces):
     assert err.count("\n") == 1
 
 
-def test_a_server_that_never_stops_is_left_after_one_mebibyte(run, playing):
+def test_an_endless_answer_ends_after_one_mebibyte(run, playing):
     def talk_on(connection):
         with contextlib.suppress(ConnectionError):
             while True:
@@ -385,7 +385,7 @@ def test_a_server_that_never_stops_is_left_after_one_mebibyte(run, playing):
     assert "longer than 1,048,576 bytes (--max-bytes)" in err
 
 
-def test_max_bytes_holds_for_raw_too(run, playing):
+def test_max_bytes_applies_to_raw(run, playing):
     code, out, err = run("tcp_client.py", "--port", playing(saying(b"1234567890!")), "--raw", "--max-bytes", 10)
     assert (code, out) == (1, "1234567890")
     assert "longer than 10 bytes" in err
@@ -399,14 +399,14 @@ def raw_client(script, port, *arguments, **options):
     return script("tcp_client.py", "--port", port, "--raw", *arguments, **options)
 
 
-def test_raw_passes_every_byte_on_unchanged(script, playing):
+def test_raw_copies_every_byte_unchanged(script, playing):
     data = bytes(range(256)) * 10_000
     client = raw_client(script, playing(saying(data)))
     assert client.stdout.buffer.read() == data
     assert client.finish()[::2] == (0, "")
 
 
-def test_raw_has_no_limit_of_its_own(script, playing):
+def test_raw_has_no_default_limit(script, playing):
     data = os.urandom(3 * MIB)
     client = raw_client(script, playing(saying(data)))
     assert hashlib.sha256(client.stdout.buffer.read()).digest() == hashlib.sha256(data).digest()
@@ -443,7 +443,7 @@ def test_send_sends_the_text_and_half_closes(run, playing, text):
     assert heard == [os.fsencode(text)]
 
 
-def test_send_minus_sends_standard_input_as_it_comes(script, echo):
+def test_send_minus_sends_standard_input_as_it_arrives(script, echo):
     client = raw_client(script, echo, "--send", "-", stdin=subprocess.PIPE)
     for line in "one\n", "two\n":
         client.stdin.write(line)
@@ -586,7 +586,7 @@ def test_an_unknown_host_is_one_line(call, host):
     assert_fails(call("--host", host), host)
 
 
-def test_wait_tries_until_the_server_is_there(script):
+def test_wait_tries_until_the_server_listens(script):
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
@@ -599,7 +599,7 @@ def test_wait_tries_until_the_server_is_there(script):
         assert client.finish() == (0, "Received: here I am\n", "")
 
 
-def test_wait_has_an_end(call):
+def test_wait_ends_with_an_error(call):
     assert_fails(call("--port", free_port(), "--wait", 0.3), "connection refused")
 
 
@@ -776,7 +776,7 @@ def test_a_tls_answer_cut_off_is_printed_and_an_error(run, playing, tls, certifi
 
 
 @pytest.mark.parametrize("path", ["/nonexistent", "/dev/null"])
-def test_a_ca_file_that_is_none_is_one_line(call, path):
+def test_an_invalid_ca_file_is_one_error_line(call, path):
     assert_fails(call("--tls", "--ca", path), f"cannot use --ca {path}")
 
 
@@ -854,18 +854,18 @@ def connecting(port):
 # The client as a module
 
 
-def test_receive_returns_all_that_came(playing):
+def test_receive_returns_everything(playing):
     assert receive("localhost", playing(saying(b"Hello, ", b"World!"))) == b"Hello, World!"
 
 
-def test_receive_sends_too(echo):
+def test_receive_sends_a_message(echo):
     data = os.urandom(8 * MIB)
     assert receive("localhost", echo, send=data, max_bytes=len(data)) == data
     assert receive("localhost", echo, send=[b"in ", b"", b"pieces"]) == b"in pieces"
     assert receive("localhost", echo, send=b"") == b""
 
 
-def test_receive_error_has_what_came_and_why(playing):
+def test_receive_error_has_the_bytes_and_the_cause(playing):
     def part(connection):
         assert connection.recv(2) == b"go"  # subtle: before, the reset could end connect() itself
         connection.sendall(b"half")
@@ -878,7 +878,7 @@ def test_receive_error_has_what_came_and_why(playing):
     assert isinstance(failure.value.__cause__, ConnectionResetError)
 
 
-def test_receive_error_over_max_bytes_has_so_many(playing):
+def test_receive_error_above_max_bytes_has_max_bytes(playing):
     with pytest.raises(ReceiveError, match="longer than 5 bytes") as failure:
         receive("localhost", playing(saying(b"123", b"456")), max_bytes=5)
     assert failure.value.received == b"12345"
@@ -902,7 +902,7 @@ def test_receive_error_after_a_silence(playing):
     assert isinstance(failure.value.__cause__, TimeoutError)
 
 
-def test_a_slow_reader_is_no_silent_one(playing):
+def test_a_server_that_reads_slowly_is_not_silent(playing):
     """Something moves all the time; only the whole takes longer than the timeout."""
 
     def slow_echo(connection):

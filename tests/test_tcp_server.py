@@ -219,12 +219,12 @@ def start_server(script, *arguments, **options):
 # The greeting
 
 
-def test_bare_it_is_on_localhost_12345():
+def test_without_options_it_listens_on_localhost_12345():
     args = tcp_server.parse_args([])
     assert (args.host, args.port, args.message) == ("localhost", 12345, "Hello, World!")
 
 
-def test_it_says_where_it_listens_and_who_connects_and_greets(script, connect):
+def test_it_logs_its_address_and_each_client(script, connect):
     process, address = start_server(script)
     with connect(address) as client:
         host, port = client.getsockname()
@@ -241,7 +241,7 @@ def test_the_greeting_can_be_another(script, connect):
 
 
 @pytest.mark.parametrize("length", [1, 100_000, 4 * MIB])
-def test_a_client_that_talks_first_gets_the_greeting_and_no_reset(serving, connect, length):
+def test_a_client_that_sends_first_gets_the_greeting_and_no_reset(serving, connect, length):
     server = TCPServer(("localhost", 0), Greeter)
     client = connect(server.address)
     client.send(b"x" * length)
@@ -294,7 +294,7 @@ def test_a_long_greeting_is_sent_whole_to_a_slow_reader(serving, connect):
 # The echo
 
 
-def test_every_byte_value_comes_back(serving, connect):
+def test_every_byte_value_is_echoed(serving, connect):
     server = serving(TCPServer(("localhost", 0), Echo))
     every = bytes(range(256))
     assert ask(connect(server.address), every) == every
@@ -307,7 +307,7 @@ def test_an_echo_client_can_go_on_as_long_as_it_likes(serving, connect):
         assert ask(client, message) == message
 
 
-def test_what_was_sent_before_a_half_close_comes_back(serving, connect, events):
+def test_everything_before_a_half_close_is_echoed(serving, connect, events):
     server = serving(TCPServer(("localhost", 0), events.watch(Echo)))
     client = connect(server.address)
     client.sendall(b"all I have to say")
@@ -366,7 +366,7 @@ def test_a_flooding_client_leaves_the_others_their_turn(serving, connect):
 # Idle peers
 
 
-def test_a_silent_client_is_dropped_and_a_talking_one_is_not(serving, connect, events):
+def test_a_silent_client_is_dropped_and_an_active_one_is_not(serving, connect, events):
     server = serving(TCPServer(("localhost", 0), events.watch(Echo), timeout_s=0.3))
     silent, talking = connect(server.address), connect(server.address)
     while not select.select([silent], [], [], 0.02)[0]:
@@ -433,7 +433,7 @@ def test_an_ipv6_address_alone_is_served(script, connect):
     assert read_to_end(connect(("::1", int(line.rpartition(":")[2])))) == GREETING
 
 
-def test_an_address_that_this_machine_does_not_have_is_left_out(monkeypatch, serving, connect):
+def test_an_address_that_this_machine_does_not_have_is_skipped(monkeypatch, serving, connect):
     resolve_to(monkeypatch, "198.51.100.1", "127.0.0.1")
     server = serving(TCPServer(("localhost", 0), Greeter))
     assert [host for host, _ in server.addresses] == ["127.0.0.1"]
@@ -517,7 +517,7 @@ def test_the_file_limit_is_raised_for_the_connections_asked_for(script, connect)
 
 
 @needs_proc
-def test_connections_are_clamped_to_the_hard_file_limit_with_a_warning(script, connect):
+def test_max_connections_is_lowered_to_the_hard_file_limit_with_a_warning(script, connect):
     process, address = start_server(script, "--echo", "-q", preexec_fn=limit_files(90, 120))
     assert process.stderr.readline() == (
         "tcp_server.py: warning: --max-connections is 56 here: the system allows no more open files (ulimit -Hn)\n"
@@ -539,7 +539,7 @@ def test_connections_are_clamped_to_the_hard_file_limit_with_a_warning(script, c
 
 @needs_proc
 @needs_prlimit
-def test_without_file_descriptors_it_warns_once_rests_and_recovers(script, connect):
+def test_without_file_descriptors_it_warns_once_pauses_and_recovers(script, connect):
     process, address = start_server(script, "--echo", "-q")
     hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[1]
     resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (20, hard))
@@ -560,7 +560,7 @@ def test_without_file_descriptors_it_warns_once_rests_and_recovers(script, conne
 
 
 @needs_prlimit
-def test_descriptors_that_come_and_go_do_not_fill_the_log(script, connect):
+def test_a_changing_number_of_descriptors_does_not_fill_the_log(script, connect):
     process, address = start_server(script, "--echo", "-q")
     hard = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[1]
     resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (12, hard))
@@ -577,7 +577,7 @@ def test_descriptors_that_come_and_go_do_not_fill_the_log(script, connect):
 
 
 @pytest.mark.parametrize("mode", [[], ["--echo"]])
-def test_resets_and_port_scans_leave_no_trace(script, connect, mode):
+def test_resets_and_port_scans_leave_no_connection_behind(script, connect, mode):
     process, address = start_server(script, "-q", *mode)
     for number in range(60):
         client = socket.create_connection(address, timeout=WAIT_S)
@@ -590,7 +590,7 @@ def test_resets_and_port_scans_leave_no_trace(script, connect, mode):
     assert process.finish(signal.SIGINT) == (0, "", "")
 
 
-def test_a_reset_before_accept_costs_nothing(serving, connect):
+def test_a_reset_before_accept_is_no_error(serving, connect):
     server = TCPServer(("localhost", 0), Greeter)
     for _ in range(20):
         reset(socket.create_connection(server.address))
@@ -599,7 +599,7 @@ def test_a_reset_before_accept_costs_nothing(serving, connect):
     assert read_to_end(client) == GREETING
 
 
-def test_a_reset_is_the_reason_of_the_loss(serving, connect, events):
+def test_a_reset_is_the_error_of_connection_lost(serving, connect, events):
     server = serving(TCPServer(("localhost", 0), events.watch(Echo)))
     client = connect(server.address)
     assert ask(client, b"hi") == b"hi"
@@ -719,7 +719,7 @@ def test_shutdown_from_a_handler_lets_its_connection_finish(connect):
         assert not thread.is_alive()
 
 
-def test_a_shorter_grace_wins(serving, connect, events):
+def test_the_shorter_of_two_grace_periods_counts(serving, connect, events):
     server = serving(TCPServer(("localhost", 0), events.watch(Echo), grace_s=1_000))
     client = connect(server.address)
     assert ask(client, b"hi") == b"hi"
@@ -729,7 +729,7 @@ def test_a_shorter_grace_wins(serving, connect, events):
     assert client.recv(1) == b""
 
 
-def test_close_while_serving_cuts_the_open_connections(serving, connect, events):
+def test_close_while_serving_ends_the_open_connections(serving, connect, events):
     server = serving(TCPServer(("localhost", 0), events.watch(Echo), grace_s=1_000))
     client = connect(server.address)
     assert ask(client, b"hi") == b"hi"
@@ -794,7 +794,7 @@ def test_a_peer_that_leaves_too_much_unread_is_dropped_even_if_it_reads_on(servi
 
 
 @pytest.mark.parametrize("where", ["factory", "connection_made", "data_received", "connection_lost"])
-def test_a_handler_that_raises_costs_its_connection_alone_and_is_logged(serving, connect, caplog, where):
+def test_a_handler_that_raises_ends_only_its_connection_and_is_logged(serving, connect, caplog, where):
     failed = threading.Event()
 
     class Bad(Echo):
@@ -832,7 +832,7 @@ def test_a_handler_that_raises_costs_its_connection_alone_and_is_logged(serving,
     assert record.exc_info[0] is ZeroDivisionError
 
 
-def test_a_handler_that_raises_is_told_why_its_connection_is_lost(serving, connect, events):
+def test_a_handler_that_raises_gets_its_exception_in_connection_lost(serving, connect, events):
     class Bad(Handler):
         def data_received(self, data):
             raise ZeroDivisionError
@@ -865,7 +865,7 @@ def join(chat, connect):
     return join
 
 
-def test_what_one_writes_in_the_chat_all_others_read(join):
+def test_a_line_in_the_chat_reaches_all_others(join):
     ann = join()
     bob = join(ann)
     cat = join(ann, bob)
@@ -878,7 +878,7 @@ def test_what_one_writes_in_the_chat_all_others_read(join):
     assert select.select([ann, bob, cat], [], [], 0)[0] == []
 
 
-def test_who_leaves_the_chat_does_not_hurt_the_rest(join):
+def test_a_member_who_leaves_the_chat_disturbs_nobody(join):
     ann = join()
     bob = join(ann)
     cat = join(ann, bob)
@@ -889,7 +889,7 @@ def test_who_leaves_the_chat_does_not_hurt_the_rest(join):
     assert read_exactly(ann, 4) == b"yes\n"
 
 
-def test_a_line_without_an_end_costs_its_writer_the_chat(join):
+def test_an_endless_line_in_the_chat_ends_its_connection(join):
     ann = join()
     bob = join(ann)
     bob.sendall(b"x" * 200_000)
@@ -899,7 +899,7 @@ def test_a_line_without_an_end_costs_its_writer_the_chat(join):
     assert read_exactly(ann, 11) == b"quiet here\n"
 
 
-def test_a_chat_client_that_does_not_read_is_dropped_and_does_not_hurt_the_rest(serving, connect, events):
+def test_a_chat_client_that_does_not_read_is_dropped_and_disturbs_nobody(serving, connect, events):
     chat = serving(TCPServer(("localhost", 0), functools.partial(events.watch(Chat), set())))
     deaf, ann, bob = connect(chat.address), connect(chat.address), connect(chat.address)
     peers = {events.wait_for("made").peer for _ in range(3)}
@@ -964,7 +964,7 @@ def test_quiet_prints_no_line_for_a_connection(script, connect):
         ("--tls-cert", "/dev/null", "--tls-key", "/dev/null"),
     ],
 )
-def test_what_the_user_gets_wrong_is_one_line_and_exit_1(run, arguments):
+def test_an_unusable_address_or_certificate_is_one_error_and_status_1(run, arguments):
     status, out, err = run("tcp_server.py", "--port", "0", *arguments)
     assert (status, out) == (1, "")
     assert err.startswith("tcp_server.py: error: cannot ")
@@ -1057,7 +1057,7 @@ def test_the_greeting_over_tls_ends_with_close_notify(script, certificate, conne
     assert process.finish(signal.SIGINT)[::2] == (0, "")
 
 
-def test_a_tls_client_that_talks_first_gets_the_greeting_and_no_reset(serving, tls, connect_tls):
+def test_a_tls_client_that_sends_first_gets_the_greeting_and_no_reset(serving, tls, connect_tls):
     server = serving(TCPServer(("localhost", 0), Greeter, ssl_context=tls))
     client = connect_tls(server.address)
     client.sendall(b"x" * 100_000)
@@ -1098,7 +1098,7 @@ def test_an_empty_greeting_over_tls_is_an_orderly_end(serving, tls, trust, conne
 
 
 @pytest.mark.parametrize("handler", [Greeter, Echo])
-def test_a_plain_text_client_on_a_tls_port_costs_one_log_line(serving, tls, connect, connect_tls, caplog, handler):
+def test_a_client_without_tls_on_a_tls_port_is_one_log_line(serving, tls, connect, connect_tls, caplog, handler):
     server = serving(TCPServer(("localhost", 0), handler, ssl_context=tls))
     caplog.set_level("INFO", "tcp_server")
     other = connect_tls(server.address)
@@ -1157,7 +1157,7 @@ def test_an_encrypted_key_without_a_terminal_is_one_line_and_no_prompt(script, c
 
 
 @pytest.mark.parametrize("mode", [[], ["--echo"]])
-def test_port_scans_of_a_tls_port_leave_no_trace(script, certificate, connect_tls, mode):
+def test_port_scans_of_a_tls_port_leave_no_connection_behind(script, certificate, connect_tls, mode):
     options = ["-q", *mode, "--tls-cert", certificate[0], "--tls-key", certificate[1]]
     # Before Python 3.13, ssl leaves a socket that is reset while it is wrapped to the garbage collector, which warns.
     process, address = start_server(script, *options, ignored=["ResourceWarning"])

@@ -118,7 +118,7 @@ def test_a_datagram_is_answered_with_its_bytes_exactly(serving, data):
         assert answer_to(client, data) == b"Server received: " + data
 
 
-def test_bare_it_prints_the_tutorials_lines_and_answers(script):
+def test_without_options_it_prints_the_lines_of_the_tutorial_and_answers(script):
     server = script("udp_server.py", "--port", 0)
     with client_of(server.wait_until_listening()) as client:
         assert answer_to(client, b"hi") == b"Server received: hi"
@@ -145,7 +145,7 @@ def test_an_ipv6_address_is_shown_in_brackets(script):
         (b"", ""),
     ],
 )
-def test_an_event_line_cannot_be_forged_or_steer_the_terminal(script, data, shown):
+def test_a_datagram_can_neither_forge_a_line_nor_control_the_terminal(script, data, shown):
     server = script("udp_server.py", "--port", 0)
     with client_of(server.wait_until_listening()) as client:
         answer_to(client, data)
@@ -162,7 +162,7 @@ def test_an_event_line_cannot_be_forged_or_steer_the_terminal(script, data, show
     ],
     ids=["1000", "1001", "controls", "cut character"],
 )
-def test_a_long_datagram_is_shown_short_with_its_length_and_answered_whole(script, data, shown):
+def test_a_long_datagram_is_printed_short_with_its_length_and_answered_completely(script, data, shown):
     server = script("udp_server.py", "--port", 0)
     with client_of(server.wait_until_listening()) as client:
         assert answer_to(client, data) == b"Server received: " + data
@@ -233,7 +233,7 @@ def test_send_passes_bytes_as_they_are_and_shows_the_answer_escaped(script, serv
     assert sent == (0, "\\xff\u00e9\\x1b[2J\\n\n", "")
 
 
-def test_send_of_nothing_is_an_empty_datagram(script, serving):
+def test_send_of_an_empty_text_is_an_empty_datagram(script, serving):
     server = serving(UDPServer(("127.0.0.1", 0)))
     assert script("udp_server.py", "--port", server.address[1], "--send", "").finish() == (0, "Server received: \n", "")
     assert server.received == 1
@@ -262,14 +262,14 @@ def test_send_without_an_answer_in_time_is_one_line_and_status_1(run, serving):
     assert server.received == 1
 
 
-def test_send_too_much_is_one_line_and_status_1(run, serving):
+def test_send_of_too_long_a_datagram_is_one_error_and_status_1(run, serving):
     server = serving(UDPServer(("127.0.0.1", 0)))
     assert "long" in one_error(run("udp_server.py", "--port", server.address[1], "--send", "x" * 65_508))
 
 
 @pytest.mark.parametrize("host", ["fe80::1%no-such-interface", "a..b", "x" * 64])
 @pytest.mark.parametrize("more", [(), ("--send", "hi", "--timeout", 1)], ids=["serve", "send"])
-def test_a_host_that_is_none_is_one_line_and_status_1(run, host, more):
+def test_an_invalid_host_is_one_error_line_and_status_1(run, host, more):
     one_error(run("udp_server.py", "--host", host, *more))
 
 
@@ -296,7 +296,7 @@ def test_ask_goes_on_to_the_next_address_when_there_is_no_route_to_the_first(mon
     assert in_namespace(job) == b"Server received: hi"
 
 
-def test_its_own_answer_is_not_answered(serving):
+def test_an_answer_is_not_answered(serving):
     server = serving(UDPServer(("127.0.0.1", 0)))
     with client_of(server.address) as client:
         client.send(b"Server received: hi")
@@ -323,7 +323,7 @@ def test_two_servers_and_a_forged_datagram_do_not_loop(serving):
     assert (one.received, other.received) == (1 + 2, 1 + 1)
 
 
-def test_a_server_that_is_asked_in_its_own_name_does_not_loop(serving):
+def test_a_datagram_with_the_servers_own_address_does_not_loop(serving):
     server = serving(UDPServer(("127.0.0.1", 0)))
     forge(b"forged", server.address, server.address)
     with client_of(server.address) as client:
@@ -462,7 +462,7 @@ def test_ten_lines_answer_from_another_address(script, name, answers_from):
         assert client.recvfrom(99) == (b"Server received: hi", (answers_from, port))
 
 
-def test_a_restart_on_the_same_port_works_at_once(serving):
+def test_a_restart_on_the_same_port_works_immediately(serving):
     first = serving(UDPServer(("127.0.0.1", 0)))
     with client_of(first.address) as client:
         answer_to(client, b"hi")
@@ -527,17 +527,17 @@ def test_an_address_that_a_name_has_twice_is_bound_once(monkeypatch, port):
         assert len(server.addresses) == 1
 
 
-def test_an_address_that_the_machine_does_not_have_is_passed_over(serving, monkeypatch):
+def test_an_address_that_the_machine_does_not_have_is_skipped(serving, monkeypatch):
     resolve_to(monkeypatch, "203.0.113.1", "127.0.0.1")
     server = serving(UDPServer(("localhost", 0)))
     assert [host for host, _ in server.addresses] == ["127.0.0.1"]
 
 
-def test_only_addresses_that_the_machine_does_not_have_are_refused(run):
+def test_no_address_of_this_machine_is_an_error(run):
     one_error(run("udp_server.py", "--host", "203.0.113.1"))
 
 
-def test_a_reply_function_is_all_that_one_replaces(serving):
+def test_a_reply_function_decides_the_answer(serving):
     server = serving(UDPServer(("127.0.0.1", 0), lambda data, peer: b"%d " % peer[1] + data.upper()))
     with client_of(server.address) as client:
         assert answer_to(client, b"hi") == b"%d HI" % client.getsockname()[1]
@@ -550,7 +550,7 @@ def test_a_reply_function_gets_the_senders_address_in_both_families(serving):
         assert answer_to(client, b"") == repr(client.getsockname()).encode()
 
 
-def test_an_empty_answer_is_an_answer_and_none_is_not(serving):
+def test_an_empty_answer_is_sent_and_none_is_not(serving):
     server = serving(UDPServer(("127.0.0.1", 0), lambda data, peer: None if data else b""))
     with client_of(server.address) as client:
         client.send(b"no answer")
@@ -563,7 +563,7 @@ def fail_on_bad(data, peer):
     return data
 
 
-def test_a_reply_function_that_raises_costs_that_answer_and_is_logged(serving, caplog):
+def test_a_reply_function_that_raises_is_logged_and_serving_continues(serving, caplog):
     server = serving(UDPServer(("127.0.0.1", 0), fail_on_bad))
     with client_of(server.address) as client:
         client.send(b"bad")
@@ -572,7 +572,7 @@ def test_a_reply_function_that_raises_costs_that_answer_and_is_logged(serving, c
     assert "a mistake" in caplog.text
 
 
-def test_a_reply_function_that_returns_text_costs_that_answer_and_is_logged(serving, caplog):
+def test_a_reply_function_that_returns_text_is_logged_and_serving_continues(serving, caplog):
     server = serving(UDPServer(("127.0.0.1", 0), lambda data, peer: data.decode() if data == b"bad" else data))
     with client_of(server.address) as client:
         client.send(b"bad")
@@ -615,7 +615,7 @@ def test_shutdown_from_the_reply_function():
     assert server.received == 1
 
 
-def test_shutdown_over_and_over_does_not_block():
+def test_repeated_shutdown_does_not_block():
     with UDPServer(("127.0.0.1", 0)) as server:
         for _ in range(2_000):
             server.shutdown()
@@ -691,7 +691,7 @@ def test_the_receive_buffer_keeps_a_burst_that_the_systems_default_drops(serving
 
 
 @on_linux
-def test_nothing_dropped_is_0_and_known_only_at_the_end():
+def test_the_number_of_drops_is_known_only_at_the_end():
     with UDPServer(("127.0.0.1", 0)) as server:
         assert server.dropped is None
     assert server.dropped == 0
@@ -717,7 +717,7 @@ def flood(process, address):
 
 
 @on_linux
-def test_the_script_says_at_the_end_what_the_kernel_dropped(script):
+def test_the_script_prints_at_the_end_how_many_datagrams_the_kernel_dropped(script):
     server = script("udp_server.py", "--port", 0, "-q")
     sent = flood(server, server.wait_until_listening())
     status, _, err = server.finish(signal.SIGINT)

@@ -146,7 +146,7 @@ def test_the_keys_are_taken_in_order(server, monkeypatch):
 
 
 @both
-def test_the_module_prints_the_sentence(provider, get):
+def test_describe_returns_the_sentence(provider, get):
     words = {"open-meteo": "overcast", "openweathermap": "scattered clouds"}[provider]
     assert str(get("London", provider)) == f"The weather in London is {words} with a temperature of 12.3°C"
 
@@ -168,7 +168,7 @@ def test_all_units(provider, units, degrees, wind, get):
     assert answer.units["temperature"] in str(answer)
 
 
-def test_several_cities_come_in_the_order_asked_and_one_that_fails_loses_no_other(run, server):
+def test_several_cities_keep_their_order_and_one_that_fails_loses_no_other(run, server):
     gate = threading.Event()
     server.edit["/v1/search"] = lambda answer: gate.wait(10) if "England" in str(answer) else gate.set()
     status, out, err = run("weather.py", "London", "Nowhere", "Paris")
@@ -236,7 +236,7 @@ def test_the_curve_fits(width):
 
 
 @both
-def test_json_has_an_object_a_city(provider, run, server):
+def test_json_has_an_object_for_each_city(provider, run, server):
     status, out, err = run("weather.py", "London", "Nowhere", "--json", "--forecast", "2", *options_for(provider))
     good, bad = map(json.loads, out.splitlines())
     fields = {field.name for field in dataclasses.fields(weather.Weather)}
@@ -276,7 +276,7 @@ def test_plain_http_is_for_loopback_only(run, monkeypatch):
         ("lv", "la"),
     ],
 )
-def test_languages_are_openweathermaps_own(lang, sent, get, server):
+def test_languages_are_sent_with_openweathermaps_codes(lang, sent, get, server):
     assert "česky" not in get("London", "openweathermap", lang=lang).place.name or lang == "cs"
     assert server.asked[-1][1]["lang"] == sent
     get("London", lang=lang)
@@ -288,7 +288,7 @@ def test_help_loads_no_requests():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
 
 
-def test_without_requests_it_says_so(run, monkeypatch):
+def test_without_requests_the_error_says_how_to_install_it(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "requests", None)
     assert run("weather.py", "London") == (
         1,
@@ -348,14 +348,14 @@ def test_a_place_has_another_name_in_another_language(get, server):
 
 
 @pytest.mark.parametrize("city", ["London, FR", "London, Ontario, US", "Londo", "London, CA, XX"])
-def test_no_other_place_is_taken_instead_and_the_places_that_were_found_are_listed(city, get):
+def test_if_no_place_fits_the_places_that_were_found_are_listed(city, get):
     with pytest.raises(weather.CityNotFound, match=r"there is .*(England, United Kingdom|Kentucky, United States)"):
         get(city)
 
 
 @pytest.mark.parametrize("city", ["Nowhere", "", ",", " , FR", "\udcff"])
 @both
-def test_a_city_that_is_not_there(provider, city, get):
+def test_an_unknown_city_is_an_error(provider, city, get):
     with pytest.raises(weather.CityNotFound, match=r"^no such city; check the spelling$"):
         get(city, provider)
 
@@ -562,7 +562,7 @@ def everything_of(error):
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.parametrize("paths", [GEOCODERS, PATHS], ids=["finding", "asking"])
 @both
-def test_each_fault_is_told_truly_and_without_the_key(provider, paths, name, get, server, caplog, monkeypatch, capfd):
+def test_each_fault_is_reported_without_the_key(provider, paths, name, get, server, caplog, monkeypatch, capfd):
     if name == "deep":
         gc.collect()  # Collect the garbage of earlier tests, because nothing can be finalized at that depth.
     faults, kind, words, attempts = FAULTS[name]
@@ -580,7 +580,7 @@ def test_each_fault_is_told_truly_and_without_the_key(provider, paths, name, get
     assert "SENTINEL" not in told
 
 
-def test_a_key_that_is_none(get, server):
+def test_an_invalid_key_is_an_error(get, server):
     """A short key is not redacted, because it would garble the output."""
     with pytest.raises(weather.BadKey, match="does not accept the key"):
         get("London", "openweathermap", api_key="4")
@@ -593,7 +593,7 @@ def test_a_key_that_is_none(get, server):
         ("HTTPS_PROXY", "http://user:SENTINEL@[x/", "URL is not valid"),
     ],
 )
-def test_an_environment_that_is_wrong(variable, value, words, get, server, monkeypatch, caplog):
+def test_an_invalid_environment_variable_is_an_error(variable, value, words, get, server, monkeypatch, caplog):
     monkeypatch.setenv(variable, value)
     monkeypatch.setenv("OPENWEATHERMAP_URL", "https://weather.invalid")
     with caplog.at_level(logging.DEBUG), pytest.raises(weather.WeatherError, match=words) as caught:
@@ -626,7 +626,7 @@ def test_the_key_arrives(get, server):
     assert all("appid" not in asked for _, asked in server.asked[2:])
 
 
-def test_a_passing_fault_is_tried_again(get, server, monkeypatch):
+def test_a_temporary_fault_is_tried_again(get, server, monkeypatch):
     monkeypatch.setattr(weather, "BACKOFF_S", (0.001, 0.001, weather.INFINITE_S))
     server.faults["/v1/search"] = [fake.html(503), fake.reset, None]
     assert get("London").description == "overcast"
@@ -634,7 +634,7 @@ def test_a_passing_fault_is_tried_again(get, server, monkeypatch):
     assert get("London").description == "overcast"
 
 
-def test_a_few_seconds_are_waited_for(get, server, monkeypatch):
+def test_a_short_retry_after_is_obeyed(get, server, monkeypatch):
     waited = []
     monkeypatch.setattr(weather.time, "sleep", waited.append)
     server.faults["/v1/search"] = [limit("Minutely API request limit", Retry_After="3"), None]
@@ -676,7 +676,7 @@ def closed_port(scheme="http"):
     return f"{scheme}://127.0.0.1:{free_port()}"
 
 
-def test_nobody_listens(get, server, monkeypatch):
+def test_a_refused_connection_is_an_error(get, server, monkeypatch):
     monkeypatch.setattr(weather, "BACKOFF_S", (0.001, 0.001, weather.INFINITE_S))
     monkeypatch.setenv("OPEN_METEO_GEOCODING_URL", closed_port())
     with pytest.raises(weather.ProviderFailed, match="is down: Connection refused"):
@@ -684,7 +684,7 @@ def test_nobody_listens(get, server, monkeypatch):
 
 
 @pytest.mark.parametrize(("provider", "host"), [("open-meteo", "weather.invalid"), ("openweathermap", "192.0.2.1")])
-def test_without_a_network_it_says_so_in_one_line(provider, host, run, monkeypatch):
+def test_without_a_network_there_is_one_error_line(provider, host, run, monkeypatch):
     for variable in VARIABLES:
         monkeypatch.setenv(variable, f"https://{host}")
     started = time.monotonic()
@@ -696,7 +696,7 @@ def test_without_a_network_it_says_so_in_one_line(provider, host, run, monkeypat
     BLOCKED.clear()
 
 
-def test_the_real_hosts_are_asked_without_the_variables(monkeypatch):
+def test_without_environment_variables_the_real_hosts_are_asked(monkeypatch):
     """And the guard is what keeps these tests from them."""
     monkeypatch.setattr(weather, "BACKOFF_S", (weather.INFINITE_S,))
     for options in ({}, {"api_key": KEY}):
@@ -733,7 +733,7 @@ def test_a_certificate_that_is_not_trusted(over_tls, caplog):
     assert not over_tls.asked
 
 
-def test_a_proxy_that_lets_nothing_through(run, monkeypatch):
+def test_a_proxy_that_refuses_is_named(run, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", closed_port())
     monkeypatch.setenv("OPENWEATHERMAP_URL", "https://weather.invalid")
     status, out, err = run("weather.py", "London", *options_for("openweathermap"))
@@ -764,7 +764,7 @@ def test_an_answer_is_kept_for_ten_minutes(run, server, tmp_path, monkeypatch):
     assert len([*folder.iterdir()]) == 2  # The old files are deleted.
 
 
-def test_what_was_learned_is_kept_when_it_is_interrupted(get, server, tmp_path):
+def test_the_place_stays_in_the_cache_after_an_interruption(get, server, tmp_path):
     answers = weather.OpenMeteo().ask(["London", *["Paris"] * weather.AT_ONCE])
     next(answers)
     answers.close()
