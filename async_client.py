@@ -92,7 +92,8 @@ async def ask(streams: Streams, message: bytes, half_close: bool) -> AsyncIterat
     tls = writer.get_extra_info("ssl_object")
     if half_close and not tls:
         writer.write_eof()
-    size, echo = 0, message if half_close and tls else b""
+    size = 0
+    echo = message if half_close and tls else b""
     while not echo or size < len(echo):
         data = await reader.read(READ_BYTES)
         if not data:
@@ -194,7 +195,8 @@ class Load:
                 group.create_task(self._work(turns))
 
     async def _work(self, turns: Iterator[int]) -> None:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
         assert task
         for _ in turns:
             streams = None
@@ -233,7 +235,8 @@ class Load:
 
     async def _read_last_reply(self, streams: Streams) -> bool:
         """Return whether the reply is an echo. It is not kept: many long replies would fill the memory."""
-        size, is_echo = 0, True
+        size = 0
+        is_echo = True
         async for data in ask(streams, self.message, self.half_close):
             is_echo = is_echo and self.message.startswith(data, size)
             size += len(data)
@@ -363,7 +366,8 @@ def new_parser() -> argparse.ArgumentParser:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser()
-    counts, seconds = partial(bounded, int, 1, 100_000_000), partial(bounded, float, 0.01, DAY_S)
+    counts = partial(bounded, int, 1, 100_000_000)
+    seconds = partial(bounded, float, 0.01, DAY_S)
     add = parser.add_argument_group("server").add_argument
     add("--host", default="localhost", help="name or address of the server (default: %(default)s)")
     add("-p", "--port", type=partial(bounded, int, 1, 65_535), default=12345, help="its port (default: %(default)s)")

@@ -66,7 +66,8 @@ PROGRAM = os.path.basename(__file__)
 # Capture: files, interfaces and link layers. sniff.py and http_analyzer.py contain this region word for word.
 
 NANO = 1_000_000_000
-MAX_FRAME_BYTES, MAX_BLOCK_BYTES = 262_144, 1 << 24  # A longer frame (as in libpcap) or block of a file is damage.
+MAX_FRAME_BYTES = 262_144  # as in libpcap; a longer frame is damage
+MAX_BLOCK_BYTES = 16_777_216  # a longer block of a pcapng file is damage
 MAX_INTERFACES = 100_000  # interface blocks in a section of a pcapng file
 MAX_LIVE_FRAME_BYTES = 66_000  # The loopback interface has frames of up to 65,550 bytes.
 BATCH = 256  # packets that are read before they are printed
@@ -96,7 +97,8 @@ class Stop:
     """A flag that Ctrl+C, SIGTERM or the end of --duration sets. It is checked between batches: no output is torn."""
 
     def __init__(self, duration_s: float | None = None) -> None:
-        self._requested, self._ends_at = False, time.monotonic() + (duration_s or math.inf)
+        self._requested = False
+        self._ends_at = time.monotonic() + (duration_s or math.inf)
 
     def catch_signals(self) -> None:
         with contextlib.suppress(ValueError):  # Only the main thread receives signals.
@@ -131,7 +133,8 @@ def compile_filter(expression: str, linktype: int, netmask: int = 0) -> Any:
     """Return libpcap's BPF program for an expression (pcap-filter(7)). Raise CaptureError if there is none."""
     with capture_errors("the filter"):
         pcap: Any = importlib.import_module("scapy.libs.winpcapy")
-    program, dlt = pcap.bpf_program(), {14: 12, RAW: 12}.get(linktype, linktype)  # libpcap's number of raw IP
+    program = pcap.bpf_program()
+    dlt = {14: 12, RAW: 12}.get(linktype, linktype)  # libpcap's number of raw IP
     handle = pcap.pcap_open_dead(dlt, MAX_FRAME_BYTES)
     failed = pcap.pcap_compile(handle, ctypes.byref(program), expression.encode(), 1, netmask)
     message = bytes(pcap.pcap_geterr(handle)).decode(errors="replace")
@@ -180,7 +183,8 @@ class CaptureFile:
     """A pcap or pcapng file, also compressed with gzip. "-" is standard input. Raises CaptureError and OSError."""
 
     interface = ""
-    linktype, nano = -1, False  # A pcapng file can have several link types.
+    linktype = -1  # A pcapng file can have several link types.
+    nano = False
 
     def __init__(self, files: contextlib.ExitStack, path: str, expression: str, stop: Stop) -> None:
         regular = os.path.isfile(path)
@@ -204,9 +208,10 @@ class CaptureFile:
 
     def batches(self) -> Iterator[list[Record]]:
         """Yield lists of packets. Raise CaptureError for damage, after the packets before it."""
-        batch, failure, is_last = list[Record](), None, False
+        failure: CaptureError | None = None
+        is_last = False
         while not is_last:
-            batch = []
+            batch = list[Record]()
             try:
                 with capture_errors("the file"):
                     batch.extend(itertools.islice(self._records, self._batch_size))
@@ -232,7 +237,10 @@ class CaptureFile:
         return self._pcap_records(struct.Struct(order + form), unit)
 
     def _pcap_records(self, header: struct.Struct, unit: int) -> Iterator[Record]:
-        read, linktype, unpack, size = self._file.read, self.linktype, header.unpack, header.size
+        read = self._file.read
+        linktype = self.linktype
+        unpack = header.unpack
+        size = header.size
         while head := read(size):
             second, fraction, kept, length = unpack(head)
             frame = read(kept) if kept <= MAX_FRAME_BYTES else b""
@@ -242,10 +250,13 @@ class CaptureFile:
 
     def _pcapng(self) -> Iterator[Record]:
         """Yield the packets in the blocks of a pcapng file (draft-ietf-opsawg-pcapng)."""
-        order, interfaces, head = "<", list[tuple[int, int, int, int]](), PCAPNG + self._read(8)
+        order = "<"
+        interfaces = list[tuple[int, int, int, int]]()
+        head = PCAPNG + self._read(8)
         while head:
             if head[:4] == PCAPNG:
-                order, interfaces = "<" if head[8] == 0x4D else ">", []
+                order = "<" if head[8] == 0x4D else ">"
+                interfaces = []
             kind, size = struct.unpack_from(order + "II", head)
             if size < 12 or size % 4:
                 raise EOFError
@@ -274,7 +285,9 @@ class CaptureFile:
 
     def _interface(self, order: str, body: bytes) -> tuple[int, int, int, int]:
         """Return link type, snapshot length, clock ticks in a second and offset in seconds of an interface block."""
-        at, ticks, offset_s = 8, 1_000_000, 0
+        at = 8
+        ticks = 1_000_000
+        offset_s = 0
         while at + 4 <= len(body):
             code, size = struct.unpack_from(order + "HH", body, at)
             if code == 9:  # if_tsresol
@@ -292,12 +305,14 @@ class CaptureFile:
 class Live:
     """An interface of this machine; on Linux, "any" is all of them. Raises CaptureError."""
 
-    raw, nano = None, False
+    raw = None
+    nano = False
 
     def __init__(
         self, files: contextlib.ExitStack, interface: str | None, expression: str, buffer_bytes: int, promiscuous: bool
     ) -> None:
-        self.interface, self._drops = pick_interface(interface), 0
+        self.interface = pick_interface(interface)
+        self._drops = 0
         with capture_errors(self.interface):
             (self._open if ON_LINUX else self._open_elsewhere)(files, expression, buffer_bytes, promiscuous)
 
@@ -363,7 +378,8 @@ class Live:
                 name, _, direction, hardware, _ = address
                 if direction == PACKET_OUTGOING and hardware == ARPHRD_LOOPBACK:
                     continue  # The loopback interface delivers it a second time.
-                linktype, shown = LINKTYPE_OF.get(hardware, RAW), name if self.interface == "any" else None
+                linktype = LINKTYPE_OF.get(hardware, RAW)
+                shown = name if self.interface == "any" else None
                 time_ns, length, tag = read_control(control, len(frame))
                 whole = frame[:12] + tag + frame[12:] if tag else frame
                 judged = whole if self._by_tag else frame  # as in the kernel, without the tag
@@ -385,7 +401,9 @@ class Live:
 
 def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int, int, bytes]:
     """Return time in ns, length on the wire and VLAN tag of a frame, from its ancillary data (packet(7))."""
-    time_ns, length, tag = 0, kept, b""
+    time_ns = 0
+    length = kept
+    tag = b""
     for level, kind, data in control:
         if level == SOL_PACKET:  # struct tpacket_auxdata
             status, length, _, _, _, tci, tpid = struct.unpack("IIIHHHH", data)
@@ -757,7 +775,9 @@ class FrameReader:
         return self._find_tcp(protocol, frame, at)
 
     def _find_tcp(self, protocol: int, frame: bytes, at: int) -> Segment | None:
-        addresses, end, part = b"", len(frame), None
+        addresses = b""
+        end = len(frame)
+        part = None
         for _ in range(MAX_ENCAPSULATIONS):
             if protocol == TCP:
                 return read_tcp(frame, at, end, addresses)
@@ -776,7 +796,9 @@ class FrameReader:
             frame = frame[:end]
             if part:
                 frame = self._datagrams.add((addresses, protocol, part[0]), part[1], part[2], frame[at:])
-                at, end, part = 0, len(frame), None
+                at = 0
+                end = len(frame)
+                part = None
                 if not frame:
                     return None
         self._count(f"with more than {MAX_ENCAPSULATIONS} headers before TCP")
@@ -975,7 +997,8 @@ class MessageReader:
             self.pending.clear()
         else:
             self.started = time
-        at, size = 0, len(data)
+        at = 0
+        size = len(data)
         while at < size and self.state:
             at = self.state(self, data, at)
 
@@ -1114,7 +1137,8 @@ class MessageReader:
     def _begin_response(self, message: Message) -> None:
         """Start a response. The request decides whether a body follows (RFC 9112 section 6.3)."""
         request = self.pairing.add_response(message)
-        status, method = message.start[1], request.start[0] if request else None
+        status = message.start[1]
+        method = request.start[0] if request else None
         self.request_is_unknown = request is None
         if message.is_interim():
             self.state = MessageReader._start_line
@@ -1461,14 +1485,16 @@ class Conversation:
         """Take any segment of the connection. cut: the bytes that the snapshot length removed from its end."""
         peer = stream.peer
         if flags & SYN:
-            stream.isn, seq = seq, seq + 1 & MASK
+            stream.isn = seq
+            seq = seq + 1 & MASK
         if stream.next == UNKNOWN:
             stream.next = seq
         if peer.next == UNKNOWN and flags & ACK:
             peer.next = ack
         seq = stream.next + distance(seq, stream.next)
         ack = peer.next + distance(ack, peer.next) if flags & ACK else UNKNOWN
-        size, is_fin = len(data) + cut, flags & FIN > 0
+        size = len(data) + cut
+        is_fin = flags & FIN > 0
         if flags & RST:
             self._reset(stream, time, seq)
             return
@@ -1671,15 +1697,19 @@ def make_exchange(key: bytes, request: Message | None, response: Message | None,
     time = begin.time if begin else 0.0
     if request:
         method, target, version = map(decode_text, request.start)
-        host, agent = field_text(request, b"host"), field_text(request, b"user-agent")
-        if not target.startswith("/") and (absolute := ABSOLUTE.match(target)):
+        host = field_text(request, b"host")
+        agent = field_text(request, b"user-agent")
+        absolute = None if target.startswith("/") else ABSOLUTE.match(target)
+        if absolute:
             host = absolute[1]  # The Host field does not count (RFC 9112 section 3.2.2).
         url = request_url(method, target, host or server)
     else:
         problems += ("no request",)
     if response:
-        version, status = version or decode_text(response.start[0] or b"1.0"), int(response.start[1])
-        reason, kind = decode_text(response.start[2] or b""), field_text(response, b"content-type")
+        version = version or decode_text(response.start[0] or b"1.0")
+        status = int(response.start[1])
+        reason = decode_text(response.start[2] or b"")
+        kind = field_text(response, b"content-type")
         if request:  # The clock of the capture may go backwards.
             ttfb_s, duration_s = max(response.time - time, 0.0), max(response.end - time, 0.0)
     else:
@@ -1697,7 +1727,8 @@ def make_body(message: Message | None, limit: int) -> Body | None:
     """Return the body of a message, decoded to at most `limit` bytes; None if there is none."""
     if message is None or not message.size:
         return None
-    data, is_cut = bytes(message.body), message.is_cut
+    data = bytes(message.body)
+    is_cut = message.is_cut
     codings = message.fields.get(b"content-encoding", b"").lower().replace(b",", b" ").split()
     for coding in reversed(codings[-MAX_CODINGS:]):
         decoded = remove_coding(coding.decode("latin-1"), data, limit + 1)
@@ -1806,7 +1837,8 @@ class HTTPAnalyzer:
         if flags & (FIN | SYN | RST) or cut or conversation.waiting_segments or conversation.is_reset:
             self._receive(stream, time, segment)
         elif data:
-            reader, size = stream.reader, len(data)
+            reader = stream.reader
+            size = len(data)
             if seq != stream.next & MASK or ack != stream.peer.next & MASK:
                 self._receive(stream, time, segment)
             elif size < reader.left and reader.counting and conversation.last is stream:
@@ -1821,7 +1853,8 @@ class HTTPAnalyzer:
 
     def _receive(self, stream: Stream, time: float, segment: Segment) -> None:
         """Pass on a segment that is not the next one in order."""
-        conversation, (_, seq, ack, flags, data, cut) = stream.conversation, segment
+        conversation = stream.conversation
+        _, seq, ack, flags, data, cut = segment
         if conversation.closed:
             return
         self.cut_frames += cut > 0
@@ -2087,7 +2120,8 @@ def har_request(exchange: Exchange) -> dict[str, Any]:
 
 
 def har_response(exchange: Exchange) -> dict[str, Any]:
-    body, size = exchange.response_body, exchange.response_bytes
+    body = exchange.response_body
+    size = exchange.response_bytes
     locations = [value for name, value in exchange.response_headers or () if name.lower() == "location"]
     content = {"size": len(body.data) if body else size or 0, "mimeType": exchange.content_type or "x-unknown"}
     if body:
@@ -2227,7 +2261,8 @@ class Durations:
 
     def percentile(self, share: float) -> float:
         """Return the seconds that a share of the values does not exceed, to the precision of the buckets."""
-        below, total = 0, self.buckets.total()
+        below = 0
+        total = self.buckets.total()
         for bucket, count in sorted(self.buckets.items()):
             below += count
             if below >= share * total:

@@ -57,7 +57,8 @@ PROGRAM = os.path.basename(__file__)
 # Capture: files, interfaces and link layers. sniff.py and http_analyzer.py contain this region word for word.
 
 NANO = 1_000_000_000
-MAX_FRAME_BYTES, MAX_BLOCK_BYTES = 262_144, 1 << 24  # A longer frame (as in libpcap) or block of a file is damage.
+MAX_FRAME_BYTES = 262_144  # as in libpcap; a longer frame is damage
+MAX_BLOCK_BYTES = 16_777_216  # a longer block of a pcapng file is damage
 MAX_INTERFACES = 100_000  # interface blocks in a section of a pcapng file
 MAX_LIVE_FRAME_BYTES = 66_000  # The loopback interface has frames of up to 65,550 bytes.
 BATCH = 256  # packets that are read before they are printed
@@ -87,7 +88,8 @@ class Stop:
     """A flag that Ctrl+C, SIGTERM or the end of --duration sets. It is checked between batches: no output is torn."""
 
     def __init__(self, duration_s: float | None = None) -> None:
-        self._requested, self._ends_at = False, time.monotonic() + (duration_s or math.inf)
+        self._requested = False
+        self._ends_at = time.monotonic() + (duration_s or math.inf)
 
     def catch_signals(self) -> None:
         with contextlib.suppress(ValueError):  # Only the main thread receives signals.
@@ -122,7 +124,8 @@ def compile_filter(expression: str, linktype: int, netmask: int = 0) -> Any:
     """Return libpcap's BPF program for an expression (pcap-filter(7)). Raise CaptureError if there is none."""
     with capture_errors("the filter"):
         pcap: Any = importlib.import_module("scapy.libs.winpcapy")
-    program, dlt = pcap.bpf_program(), {14: 12, RAW: 12}.get(linktype, linktype)  # libpcap's number of raw IP
+    program = pcap.bpf_program()
+    dlt = {14: 12, RAW: 12}.get(linktype, linktype)  # libpcap's number of raw IP
     handle = pcap.pcap_open_dead(dlt, MAX_FRAME_BYTES)
     failed = pcap.pcap_compile(handle, ctypes.byref(program), expression.encode(), 1, netmask)
     message = bytes(pcap.pcap_geterr(handle)).decode(errors="replace")
@@ -171,7 +174,8 @@ class CaptureFile:
     """A pcap or pcapng file, also compressed with gzip. "-" is standard input. Raises CaptureError and OSError."""
 
     interface = ""
-    linktype, nano = -1, False  # A pcapng file can have several link types.
+    linktype = -1  # A pcapng file can have several link types.
+    nano = False
 
     def __init__(self, files: contextlib.ExitStack, path: str, expression: str, stop: Stop) -> None:
         regular = os.path.isfile(path)
@@ -195,9 +199,10 @@ class CaptureFile:
 
     def batches(self) -> Iterator[list[Record]]:
         """Yield lists of packets. Raise CaptureError for damage, after the packets before it."""
-        batch, failure, is_last = list[Record](), None, False
+        failure: CaptureError | None = None
+        is_last = False
         while not is_last:
-            batch = []
+            batch = list[Record]()
             try:
                 with capture_errors("the file"):
                     batch.extend(itertools.islice(self._records, self._batch_size))
@@ -223,7 +228,10 @@ class CaptureFile:
         return self._pcap_records(struct.Struct(order + form), unit)
 
     def _pcap_records(self, header: struct.Struct, unit: int) -> Iterator[Record]:
-        read, linktype, unpack, size = self._file.read, self.linktype, header.unpack, header.size
+        read = self._file.read
+        linktype = self.linktype
+        unpack = header.unpack
+        size = header.size
         while head := read(size):
             second, fraction, kept, length = unpack(head)
             frame = read(kept) if kept <= MAX_FRAME_BYTES else b""
@@ -233,10 +241,13 @@ class CaptureFile:
 
     def _pcapng(self) -> Iterator[Record]:
         """Yield the packets in the blocks of a pcapng file (draft-ietf-opsawg-pcapng)."""
-        order, interfaces, head = "<", list[tuple[int, int, int, int]](), PCAPNG + self._read(8)
+        order = "<"
+        interfaces = list[tuple[int, int, int, int]]()
+        head = PCAPNG + self._read(8)
         while head:
             if head[:4] == PCAPNG:
-                order, interfaces = "<" if head[8] == 0x4D else ">", []
+                order = "<" if head[8] == 0x4D else ">"
+                interfaces = []
             kind, size = struct.unpack_from(order + "II", head)
             if size < 12 or size % 4:
                 raise EOFError
@@ -265,7 +276,9 @@ class CaptureFile:
 
     def _interface(self, order: str, body: bytes) -> tuple[int, int, int, int]:
         """Return link type, snapshot length, clock ticks in a second and offset in seconds of an interface block."""
-        at, ticks, offset_s = 8, 1_000_000, 0
+        at = 8
+        ticks = 1_000_000
+        offset_s = 0
         while at + 4 <= len(body):
             code, size = struct.unpack_from(order + "HH", body, at)
             if code == 9:  # if_tsresol
@@ -283,12 +296,14 @@ class CaptureFile:
 class Live:
     """An interface of this machine; on Linux, "any" is all of them. Raises CaptureError."""
 
-    raw, nano = None, False
+    raw = None
+    nano = False
 
     def __init__(
         self, files: contextlib.ExitStack, interface: str | None, expression: str, buffer_bytes: int, promiscuous: bool
     ) -> None:
-        self.interface, self._drops = pick_interface(interface), 0
+        self.interface = pick_interface(interface)
+        self._drops = 0
         with capture_errors(self.interface):
             (self._open if ON_LINUX else self._open_elsewhere)(files, expression, buffer_bytes, promiscuous)
 
@@ -354,7 +369,8 @@ class Live:
                 name, _, direction, hardware, _ = address
                 if direction == PACKET_OUTGOING and hardware == ARPHRD_LOOPBACK:
                     continue  # The loopback interface delivers it a second time.
-                linktype, shown = LINKTYPE_OF.get(hardware, RAW), name if self.interface == "any" else None
+                linktype = LINKTYPE_OF.get(hardware, RAW)
+                shown = name if self.interface == "any" else None
                 time_ns, length, tag = read_control(control, len(frame))
                 whole = frame[:12] + tag + frame[12:] if tag else frame
                 judged = whole if self._by_tag else frame  # as in the kernel, without the tag
@@ -376,7 +392,9 @@ class Live:
 
 def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int, int, bytes]:
     """Return time in ns, length on the wire and VLAN tag of a frame, from its ancillary data (packet(7))."""
-    time_ns, length, tag = 0, kept, b""
+    time_ns = 0
+    length = kept
+    tag = b""
     for level, kind, data in control:
         if level == SOL_PACKET:  # struct tpacket_auxdata
             status, length, _, _, _, tci, tpid = struct.unpack("IIIHHHH", data)
@@ -702,7 +720,8 @@ def ipv6(fields: Fields, frame: bytes, at: int) -> None:
 
 def transport(fields: Fields, packet: bytes, addresses: bytes, protocol: int, at: int, end: int) -> None:
     """Decode the payload of IP. Only the first fragment of a packet has ports."""
-    fields["proto"], is_first = PROTOCOLS.get(protocol) or f"IP protocol {protocol}", not fields.get("fragment")
+    fields["proto"] = PROTOCOLS.get(protocol) or f"IP protocol {protocol}"
+    is_first = not fields.get("fragment")
     if len(packet) < end:
         fields["malformed"] = True
     ports = packet[at : at + 4] if is_first and protocol in (6, 17, 132, 136) else b""
@@ -780,7 +799,9 @@ def escaped(text: str) -> str:
 def dns(fields: Fields, message: bytes) -> None:
     """Decode the questions or the answers of a DNS message (RFC 1035 section 4.1)."""
     bits, questions, answers = unpack_dns(message)
-    names, kinds, at = [], [], 12
+    names = []
+    kinds = []
+    at = 12
     for _ in range(min(questions, MAX_RECORDS)):
         name, at = dns_name(message, at)
         names.append(name)
@@ -796,7 +817,8 @@ def dns(fields: Fields, message: bytes) -> None:
 
 def dns_answers(message: bytes, at: int, answers: int, names: list[str]) -> str:
     """Return the name, the types and the first values of the answers, as far as they can be read."""
-    texts, last = names[:1], ""
+    texts = names[:1]
+    last = ""
     try:
         for _ in range(min(answers, SHOWN_ANSWERS)):
             if texts and message[at] >= 0xC0:
@@ -804,11 +826,13 @@ def dns_answers(message: bytes, at: int, answers: int, names: list[str]) -> str:
             else:
                 owner, at = dns_name(message, at)
                 texts = texts or [owner]
-            kind, size = record_type(message, at), unpack_16(message, at + 8)[0]
+            kind = record_type(message, at)
+            size = unpack_16(message, at + 8)[0]
             if kind != last:
                 texts.append(kind)
             texts.append(dns_value(message, kind, at + 10, at + 10 + size))
-            last, at = kind, at + 10 + size
+            last = kind
+            at += 10 + size
     except (struct.error, IndexError, ValueError):
         texts.append("...")
     if answers > SHOWN_ANSWERS:
@@ -826,14 +850,19 @@ def dns_name(message: bytes, at: int) -> tuple[str, int]:
     wire = message[at : message.index(0, at)]
     if wire.isascii():  # A pointer is not ASCII.
         return plain_name(wire), at + len(wire) + 1
-    labels, end, pointers, total = [], 0, 0, 0
+    labels = []
+    end = 0
+    pointers = 0
+    total = 0
     while size := message[at]:
         if size < 0x40:
             total += size
             labels.append(message[at + 1 : at + 1 + size])
             at += 1 + size
         else:
-            target, end, pointers = (size & 0x3F) << 8 | message[at + 1], end or at + 2, pointers + 1
+            target = (size & 0x3F) << 8 | message[at + 1]
+            end = end or at + 2
+            pointers += 1
             if size < 0xC0 or target >= at or pointers > MAX_NAME_POINTERS:
                 raise ValueError
             at = target
@@ -845,7 +874,8 @@ def dns_name(message: bytes, at: int) -> tuple[str, int]:
 @lru_cache(8192)
 def plain_name(wire: bytes) -> str:
     """Return a domain name without pointers. Raise ValueError if a label extends beyond the end of the name."""
-    labels, at = [], 0
+    labels = []
+    at = 0
     while at < len(wire) and wire[at] < 0x40:
         labels.append(wire[at + 1 : at + 1 + wire[at]])
         at += 1 + wire[at]
@@ -898,7 +928,8 @@ def dhcp(fields: Fields, data: bytes) -> None:
     """Find the type of a DHCP message, and the address that it offers or requests (RFC 2131 section 2)."""
     if data[236:240] != b"\x63\x82\x53\x63":
         return
-    options, at = dict[int, bytes](), 240
+    options = dict[int, bytes]()
+    at = 240
     while data[at] != 255 and len(options) < MAX_RECORDS:
         if data[at]:
             options[data[at]] = data[at + 2 : at + 2 + data[at + 1]]
@@ -969,7 +1000,8 @@ NOTES = {
 DOTS = bytes(byte if 32 <= byte < 127 else ord(".") for byte in range(256))
 FIRST_SECOND, LAST_SECOND = -62_135_510_400, 253_402_214_400  # the years 1 to 9999 in all time zones, for strftime()
 MAX_COUNTED = 20_000  # rows that --top counts; above that, the half with the fewest bytes is dropped
-LOOK_S, WARNING_INTERVAL_S = 1.0, 3.0  # how often --top and progress are shown, and drops are reported
+LOOK_S = 1.0  # interval in which --top and progress are shown
+WARNING_INTERVAL_S = 3.0  # interval in which drops are reported
 TABLES = ("protocol", "name", "address", "conversation")  # the tables of --top
 
 
@@ -981,7 +1013,8 @@ def format_line(
     quiet: bool = False,
 ) -> str:
     """Return the line of a packet. link_addresses, quiet: tcpdump's options -e and -q."""
-    (time_ns, length, linktype, interface, frame), get = record, fields.get
+    time_ns, length, linktype, interface, frame = record
+    get = fields.get
     before = time_of_day(time_ns) if format_time is None else format_time(time_ns)
     if interface:
         before += f"{printable(interface)} "
@@ -1072,7 +1105,8 @@ def payload_offset(linktype: int, frame: bytes) -> int:
     with contextlib.suppress(KeyError, IndexError, struct.error):
         kind, at = LINK_LAYERS[linktype][1](frame)
         while kind in VLANS:
-            kind, at = unpack_16(frame, at + 2)[0], at + 4
+            kind = unpack_16(frame, at + 2)[0]
+            at += 4
         return at
     return 0
 
@@ -1139,7 +1173,8 @@ class Top:
 
     def table(self, size: os.terminal_size) -> str:
         """Return the tables, with as many rows as fit on the terminal."""
-        ordered, text = self._sorted(), []
+        ordered = self._sorted()
+        text = []
         tables = [title for title in TABLES if title != "name" or any(key[0] == "name" for key, _ in ordered)]
         limit = max(1, (size.lines - 2 - len(tables)) // len(tables))
         for title in tables:
@@ -1215,8 +1250,14 @@ class CaptureWriter:
     """
 
     def __init__(self, path: str, source: CaptureFile | Live, max_bytes: int = 0, max_files: int = 0, snaplen: int = 0):
-        self._path, self._max_bytes, self._max_files, self._snaplen = path, max_bytes, max_files, snaplen
-        self._source, self._number, self._linktype, self._size = source, 0, -1, 0
+        self._path = path
+        self._max_bytes = max_bytes
+        self._max_files = max_files
+        self._snaplen = snaplen
+        self._source = source
+        self._number = 0
+        self._linktype = -1
+        self._size = 0
         self.created: list[int] = []
         self._open()
 
@@ -1224,7 +1265,8 @@ class CaptureWriter:
         if self._path == "-":
             self._file = io.FileIO(1, "w", closefd=False)
             return
-        name, digits = self._path, len(str(self._max_files - 1)) if self._max_files > 1 else 0
+        name = self._path
+        digits = len(str(self._max_files - 1)) if self._max_files > 1 else 0
         if self._number or digits:
             name += f"{self._number:0{digits}d}"
         self._file, created = open_output(name, self._source.raw)
@@ -1238,7 +1280,8 @@ class CaptureWriter:
         """Write packets, after the header. An empty batch writes the header alone, once the link type is known."""
         data = bytearray()
         if self._linktype < 0:
-            self._linktype, self._unit = batch[0][2] if batch else linktype, 1 if nano else 1000
+            self._linktype = batch[0][2] if batch else linktype
+            self._unit = 1 if nano else 1000
             if self._linktype < 0:
                 return
             data += self._header()
@@ -1263,13 +1306,15 @@ class CaptureWriter:
 
     def _rotate(self) -> None:
         self._file.close()
-        self._number, self._size = self._number + 1, 0
+        self._number += 1
+        self._size = 0
         if self._max_files:
             self._number %= self._max_files
         self._open()
 
     def _write(self, data: bytearray) -> None:
-        before, rest = os.fstat(self._file.fileno()).st_size, memoryview(data)
+        before = os.fstat(self._file.fileno()).st_size
+        rest = memoryview(data)
         try:
             while rest:
                 rest = rest[self._file.write(rest) or 0 :]
@@ -1330,7 +1375,8 @@ def new_parser() -> argparse.ArgumentParser:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser()
-    count, size = partial(bounded, int, 1, sys.maxsize), partial(bounded, float, 0.000_1, 1e9)
+    count = partial(bounded, int, 1, sys.maxsize)
+    size = partial(bounded, float, 0.000_1, 1e9)
     add = parser.add_argument_group("capture").add_argument
     add("-i", metavar="IFACE", help='interface, or "any" for all (default: that of the default route)')
     add("-D", action="store_true", help="list the interfaces")
@@ -1418,13 +1464,19 @@ class Output:
     """Print and write batches of packets, and report counters."""
 
     def __init__(self, args: argparse.Namespace, source: CaptureFile | Live, writer: CaptureWriter | None) -> None:
-        self._args, self._source, self._writer, self._top = args, source, writer, Top() if args.top else None
+        self._args = args
+        self._source = source
+        self._writer = writer
+        self._top = Top() if args.top else None
         self._format = packet_format(args)
         self._lines = args.print or not (args.top or args.w)
         on_terminal = sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         self._refreshes = args.top and not self._lines and on_terminal
         self._shows_progress = args.r is not None and not on_terminal and sys.stderr is not None and sys.stderr.isatty()
-        self._captured, self._looked_at, self._warned_at, self._drops = 0, time.monotonic(), 0.0, 0
+        self._captured = 0
+        self._looked_at = time.monotonic()
+        self._warned_at = 0.0
+        self._drops = 0
         self._progress = ""
 
     def run(self, stop: Stop) -> None:
@@ -1465,8 +1517,10 @@ class Output:
             size = os.fstat(self._source.raw.fileno()).st_size
             self._progress = f"{self._source.raw.tell():,} of {size:,} bytes"
             print_status(self._progress, end="\r")
-        if now - self._warned_at >= WARNING_INTERVAL_S and (drops := self._source.drops()) > self._drops:
-            self._warned_at, self._drops = now, drops
+        drops = self._source.drops() if now - self._warned_at >= WARNING_INTERVAL_S else 0
+        if drops > self._drops:
+            self._warned_at = now
+            self._drops = drops
             hint = "use a narrower filter, -w or a larger --buffer"
             print_message("warning", f"the kernel has dropped {drops} packets; {hint}")
 
@@ -1485,7 +1539,8 @@ def print_status(message: str, end: str = "\n") -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    expression, stop = " ".join(args.filter), Stop(args.duration)
+    expression = " ".join(args.filter)
+    stop = Stop(args.duration)
     stop.catch_signals()
     with contextlib.ExitStack() as files:
         if args.r is None:

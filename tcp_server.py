@@ -174,7 +174,9 @@ class Connection:
 
     def _flush(self) -> bool:
         """Send waiting data, and watch for room if some is left. Return whether everything was sent."""
-        while self._unsent and (sent := self._push(self._unsent)):
+        sent = 1
+        while self._unsent and sent:
+            sent = self._push(self._unsent)
             del self._unsent[:sent]
         self._watch(selectors.EVENT_WRITE if self._unsent else selectors.EVENT_READ)
         return not self._unsent
@@ -193,7 +195,9 @@ class Connection:
 
     def _abort(self, error: OSError) -> None:
         """Let the event loop drop the connection. Dropping it here would call a handler inside a handler."""
-        self._failure, self._closing, self._deadline = error, True, -math.inf
+        self._failure = error
+        self._closing = True
+        self._deadline = -math.inf
 
     def _watch(self, events: int) -> None:
         if events != self._events:
@@ -252,7 +256,8 @@ class TCPServer(contextlib.AbstractContextManager["TCPServer"]):
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._handler_factory = handler_factory
-        self._timeout_s, self._grace_s = timeout_s, grace_s
+        self._timeout_s = timeout_s
+        self._grace_s = grace_s
         self._max_connections = max_connections
         self._ssl_context = ssl_context
         self._connections: set[Connection] = set()
@@ -369,7 +374,8 @@ class TCPServer(contextlib.AbstractContextManager["TCPServer"]):
 
     def _log_tls_failure(self, peer: Address, error: OSError) -> None:
         """Log a failed handshake, at most once in LOG_INTERVAL_S for each cause and address."""
-        cause, now = getattr(error, "reason", None) or str(error), time.monotonic()
+        cause = getattr(error, "reason", None) or str(error)
+        now = time.monotonic()
         if now >= self._tls_failures.get((cause, peer[0]), now):
             self._tls_failures[cause, peer[0]] = now + LOG_INTERVAL_S
             log.info("TLS handshake with %s failed: %s", format_address(peer), cause)
@@ -501,7 +507,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--message", default="Hello, World!", help="the greeting (default: %(default)s)")
     add("--echo", action="store_true", help="send back what clients send, instead of a greeting")
     add = parser.add_argument_group("limits").add_argument
-    counts, seconds = partial(bounded, int, 1, 1_000_000), partial(bounded, float, 0.01, DAY_S)
+    counts = partial(bounded, int, 1, 1_000_000)
+    seconds = partial(bounded, float, 0.01, DAY_S)
     add("--max-connections", type=counts, default=10_000, metavar="N", help="others wait (default: %(default)s)")
     add("--timeout", type=seconds, default=60.0, metavar="S", help="idle timeout in seconds (default: %(default)g)")
     graces = partial(bounded, float, 0, DAY_S)

@@ -71,7 +71,9 @@ LIMITS_S = {"concurrent": BUSY_S, "minut": 60.0, "hour": 3600.0, "daily": DAY_S}
 KELVIN = 273.15
 COMPASS = ("N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW", "NW", "NNW")
 NEAR_NAMES = 4
-BLOCKS, CURVE_ROWS, CURVE_COLUMNS = " ▁▂▃▄▅▆▇█", 4, 96
+BLOCKS = " ▁▂▃▄▅▆▇█"
+CURVE_ROWS = 4
+CURVE_COLUMNS = 96
 UNITS = {
     "metric": {"temperature": "°C", "wind_speed": "m/s"},
     "imperial": {"temperature": "°F", "wind_speed": "mph"},
@@ -322,7 +324,8 @@ def state_names() -> dict[str, tuple[str, str, str]]:
     return states
 
 
-CODES, STATE_NAMES = country_codes(), state_names()
+CODES = country_codes()
+STATE_NAMES = state_names()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -470,7 +473,8 @@ def explain_fault(title: str, error: Exception) -> WeatherError:
     while cause.__context__:
         cause = cause.__context__
     words = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None) or "it closed the connection"
-    kind, hint = type(error).__name__, "check HTTPS_PROXY and ALL_PROXY"
+    kind = type(error).__name__
+    hint = "check HTTPS_PROXY and ALL_PROXY"
     if "SOCKS support" in str(error):
         return NoNetwork(f"the proxy is a SOCKS proxy, which needs the package PySocks: pip install PySocks; or {hint}")
     if kind == "SSLError" or isinstance(cause, ssl.SSLError):
@@ -512,7 +516,8 @@ class Cache:
         default = {"darwin": "~/Library/Caches", "win32": "~/AppData/Local"}.get(sys.platform, "~/.cache")
         root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(default)
         self._folder = Path(root, "netscripts-weather")
-        self._lock, self._warned = threading.Lock(), False
+        self._lock = threading.Lock()
+        self._warned = False
 
     def _file(self, url: str) -> Path:
         return self._folder / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
@@ -561,7 +566,8 @@ class Provider:
 
     title = terms = attribution = ""
     bases: tuple[tuple[str, str], ...] = ()  # (variable of the environment that overrides the URL, the URL)
-    needs_key, most_days = False, 16
+    needs_key = False
+    most_days = 16
 
     def __init__(
         self, key: str = "", *, units: str = "metric", lang: str = "en", urls: Sequence[str] = (),
@@ -570,9 +576,12 @@ class Provider:
         import requests
 
         self.urls = [base_url(url) for url in urls or (os.environ.get(name) or base for name, base in self.bases)]
-        self.key, self.units, self.lang = key if self.needs_key else "", units, lang.lower().replace("_", "-")
+        self.key = key if self.needs_key else ""
+        self.units = units
+        self.lang = lang.lower().replace("_", "-")
         self.language = self.lang.partition("-")[0]
-        self.timeout_s, self._cache = timeout_s, Cache() if cache else None
+        self.timeout_s = timeout_s
+        self._cache = Cache() if cache else None
         self._session = requests.Session()
         self._session.trust_env = all(url.startswith("https:") for url in self.urls)  # Loopback needs no proxy.
         self._session.auth = lambda request: request  # Without it, requests would send the entries of ~/.netrc.
@@ -692,7 +701,8 @@ class Provider:
 class OpenMeteo(Provider):
     """See https://open-meteo.com/en/docs and https://open-meteo.com/en/docs/geocoding-api."""
 
-    title, terms = "Open-Meteo", "for non-commercial use, data CC BY 4.0, https://open-meteo.com/en/licence"
+    title = "Open-Meteo"
+    terms = "for non-commercial use, data CC BY 4.0, https://open-meteo.com/en/licence"
     attribution = "Weather data by Open-Meteo.com (https://open-meteo.com/), CC BY 4.0"
     bases = (
         ("OPEN_METEO_URL", "https://api.open-meteo.com"),
@@ -747,9 +757,12 @@ class OpenMeteo(Provider):
 class OpenWeatherMap(Provider):
     """See https://openweathermap.org/api/geocoding-api, https://openweathermap.org/current and /forecast5."""
 
-    title, terms = "OpenWeatherMap", "https://openweathermap.org/terms"
+    title = "OpenWeatherMap"
+    terms = "https://openweathermap.org/terms"
     attribution = "Weather data provided by OpenWeather (https://openweathermap.org/)"
-    bases, needs_key, most_days = (("OPENWEATHERMAP_URL", "https://api.openweathermap.org"),), True, 5
+    bases = (("OPENWEATHERMAP_URL", "https://api.openweathermap.org"),)
+    needs_key = True
+    most_days = 5
 
     def geocode(self, get: Get, query: Query) -> list[Place]:
         if not self.key:
@@ -794,7 +807,8 @@ class OpenWeatherMap(Provider):
         values = partial(extract, offset_s=get_path(answer, "timezone"))
         dated = filter(itemgetter("date"), (values(step, OPENWEATHERMAP_STEP) for step in coming))
         by_day = [[*group] for _, group in itertools.groupby(dated, itemgetter("date"))][:days]
-        now, curve = values(answer, OPENWEATHERMAP_NOW), curve_of(itertools.chain(*by_day))
+        now = values(answer, OPENWEATHERMAP_NOW)
+        curve = curve_of(itertools.chain(*by_day))
         return Weather(place=place, units=UNITS[self.units], **now, days=tuple(map(gather, by_day)), curve=curve)
 
 
@@ -844,7 +858,9 @@ def get_weather(city: str, days: int = 0, **options: Any) -> Weather:
 
 def details(weather: Weather, now: datetime) -> list[str]:
     """Return the lines below the sentence."""
-    degrees, speed, deg = weather.units["temperature"], f" {weather.units['wind_speed']}", weather.wind_from_deg
+    degrees = weather.units["temperature"]
+    speed = f" {weather.units['wind_speed']}"
+    deg = weather.wind_from_deg
     rise, fall, observed = weather.sunrise, weather.sunset, weather.observed_at
     course = "" if deg is None else f"from {COMPASS[round(deg / 22.5) % 16]}"
     wind = amount(weather.wind_speed, speed, 1), course, amount(weather.wind_gust, f"{speed} in gusts", 1)
