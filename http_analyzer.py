@@ -1779,7 +1779,8 @@ def unbrotli(data: bytes, limit: int) -> bytes:
 
 
 def unzstd(data: bytes, limit: int) -> bytes:
-    return bytes(importlib.import_module("zstandard").ZstdDecompressor().stream_reader(data).read(limit))
+    decoder = importlib.import_module("zstandard").ZstdDecompressor()
+    return bytes(decoder.stream_reader(data, read_across_frames=True).read(limit))
 
 
 CODINGS: dict[str, Callable[[bytes, int], bytes]] = {
