@@ -18,6 +18,7 @@ examples:
 """
 
 import argparse
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -116,26 +117,27 @@ Get = Callable[..., Any]  # get(url, **params) returns the JSON of a provider's 
 COUNTRIES = """AD Andorra|AE United Arab Emirates|AE UAE|AE Emirates|AF Afghanistan|AG Antigua and Barbuda|AL Albania
 AM Armenia|AO Angola|AR Argentina|AS American Samoa|AT Austria|AU Australia|AZ Azerbaijan|BA Bosnia and Herzegovina
 BA Bosnia|BB Barbados|BD Bangladesh|BE Belgium|BF Burkina Faso|BG Bulgaria|BH Bahrain|BI Burundi|BJ Benin|BN Brunei
-BO Bolivia|BR Brazil|BS Bahamas|BT Bhutan|BW Botswana|BY Belarus|BZ Belize|CA Canada|CD DR Congo|CD DRC|CG Congo
-CF Central African Republic|CH Switzerland|CI Ivory Coast|CL Chile|CM Cameroon|CN China|CO Colombia|CR Costa Rica
-CU Cuba|CV Cape Verde|CY Cyprus|CZ Czech Republic|CZ Czechia|DE Germany|DJ Djibouti|DK Denmark|DO Dominican Republic
-DM Dominica|DZ Algeria|EC Ecuador|EE Estonia|EG Egypt|ER Eritrea|ES Spain|ET Ethiopia|FI Finland|FJ Fiji|FR France
-FO Faroe Islands|GA Gabon|GB United Kingdom|GB UK|GB Great Britain|GB Britain|GB England|GB Scotland|GB Wales
-GB Northern Ireland|GE Georgia|GH Ghana|GL Greenland|GM Gambia|GN Guinea|GQ Equatorial Guinea|GR Greece|GT Guatemala
-GY Guyana|HK Hong Kong|HN Honduras|HR Croatia|HT Haiti|HU Hungary|ID Indonesia|IE Ireland|IE Republic of Ireland
-IL Israel|IN India|IQ Iraq|IR Iran|IS Iceland|IT Italy|JM Jamaica|JO Jordan|JP Japan|KE Kenya|KG Kyrgyzstan|KH Cambodia
-KI Kiribati|KP North Korea|KR South Korea|KR Korea|KR Republic of Korea|KW Kuwait|KZ Kazakhstan|LA Laos|LB Lebanon
-LI Liechtenstein|LK Sri Lanka|LR Liberia|LS Lesotho|LT Lithuania|LU Luxembourg|LV Latvia|LY Libya|MA Morocco|MC Monaco
-MD Moldova|ME Montenegro|MG Madagascar|MK North Macedonia|MK Macedonia|ML Mali|MM Myanmar|MM Burma|MN Mongolia|MO Macau
-MR Mauritania|MT Malta|MU Mauritius|MV Maldives|MW Malawi|MX Mexico|MY Malaysia|MZ Mozambique|NA Namibia|NE Niger
-NG Nigeria|NI Nicaragua|NL Netherlands|NL Holland|NO Norway|NP Nepal|NZ New Zealand|OM Oman|PA Panama|PE Peru
-PG Papua New Guinea|PH Philippines|PK Pakistan|PL Poland|PR Puerto Rico|PS Palestine|PT Portugal|PY Paraguay|QA Qatar
-RO Romania|RS Serbia|RU Russia|RU Russian Federation|RW Rwanda|SA Saudi Arabia|SC Seychelles|SD Sudan|SE Sweden
-SG Singapore|SI Slovenia|SK Slovakia|SL Sierra Leone|SM San Marino|SN Senegal|SO Somalia|SR Suriname|SS South Sudan
-SV El Salvador|SY Syria|SZ Eswatini|SZ Swaziland|TD Chad|TG Togo|TH Thailand|TJ Tajikistan|TL East Timor|TL Timor-Leste
-TM Turkmenistan|TN Tunisia|TR Turkey|TR Turkiye|TT Trinidad and Tobago|TT Trinidad|TW Taiwan|TZ Tanzania|UA Ukraine
-UG Uganda|US United States|US USA|US United States of America|US America|UY Uruguay|UZ Uzbekistan|VA Vatican City
-VA Vatican|VE Venezuela|VN Vietnam|VN Viet Nam|XK Kosovo|YE Yemen|ZA South Africa|ZM Zambia|ZW Zimbabwe"""
+BO Bolivia|BR Brazil|BS Bahamas|BT Bhutan|BW Botswana|BY Belarus|BZ Belize|CA Canada|CD DR Congo|CD DRC
+CD Democratic Republic of the Congo|CG Congo|CF Central African Republic|CH Switzerland|CI Ivory Coast|CI Cote d'Ivoire
+CL Chile|CM Cameroon|CN China|CO Colombia|CR Costa Rica|CU Cuba|CV Cape Verde|CY Cyprus|CZ Czech Republic|CZ Czechia
+DE Germany|DJ Djibouti|DK Denmark|DO Dominican Republic|DM Dominica|DZ Algeria|EC Ecuador|EE Estonia|EG Egypt
+ER Eritrea|ES Spain|ET Ethiopia|FI Finland|FJ Fiji|FR France|FO Faroe Islands|GA Gabon|GB United Kingdom|GB UK
+GB Great Britain|GB Britain|GB England|GB Scotland|GB Wales|GB Northern Ireland|GE Georgia|GH Ghana|GL Greenland
+GM Gambia|GN Guinea|GQ Equatorial Guinea|GR Greece|GT Guatemala|GY Guyana|HK Hong Kong|HN Honduras|HR Croatia|HT Haiti
+HU Hungary|ID Indonesia|IE Ireland|IE Republic of Ireland|IL Israel|IN India|IQ Iraq|IR Iran|IS Iceland|IT Italy
+JM Jamaica|JO Jordan|JP Japan|KE Kenya|KG Kyrgyzstan|KH Cambodia|KI Kiribati|KP North Korea|KR South Korea|KR Korea
+KR Republic of Korea|KW Kuwait|KZ Kazakhstan|LA Laos|LB Lebanon|LI Liechtenstein|LK Sri Lanka|LR Liberia|LS Lesotho
+LT Lithuania|LU Luxembourg|LV Latvia|LY Libya|MA Morocco|MC Monaco|MD Moldova|ME Montenegro|MG Madagascar
+MK North Macedonia|MK Macedonia|ML Mali|MM Myanmar|MM Burma|MN Mongolia|MO Macau|MR Mauritania|MT Malta|MU Mauritius
+MV Maldives|MW Malawi|MX Mexico|MY Malaysia|MZ Mozambique|NA Namibia|NE Niger|NG Nigeria|NI Nicaragua|NL Netherlands
+NL Holland|NO Norway|NP Nepal|NZ New Zealand|OM Oman|PA Panama|PE Peru|PG Papua New Guinea|PH Philippines|PK Pakistan
+PL Poland|PR Puerto Rico|PS Palestine|PT Portugal|PY Paraguay|QA Qatar|RO Romania|RS Serbia|RU Russia
+RU Russian Federation|RW Rwanda|SA Saudi Arabia|SC Seychelles|SD Sudan|SE Sweden|SG Singapore|SI Slovenia|SK Slovakia
+SL Sierra Leone|SM San Marino|SN Senegal|SO Somalia|SR Suriname|SS South Sudan|SV El Salvador|SY Syria|SZ Eswatini
+SZ Swaziland|TD Chad|TG Togo|TH Thailand|TJ Tajikistan|TL East Timor|TL Timor-Leste|TM Turkmenistan|TN Tunisia
+TR Turkey|TR Turkiye|TT Trinidad and Tobago|TT Trinidad|TW Taiwan|TZ Tanzania|UA Ukraine|UG Uganda|US United States
+US USA|US United States of America|US America|UY Uruguay|UZ Uzbekistan|VA Vatican City|VA Vatican|VE Venezuela
+VN Vietnam|VN Viet Nam|XK Kosovo|YE Yemen|ZA South Africa|ZM Zambia|ZW Zimbabwe"""
 # codes of the states of the USA and Australia and of Canadian provinces, with the country's code
 STATES = """US AL Alabama|AK Alaska|AZ Arizona|AR Arkansas|CA California|CO Colorado|CT Connecticut|DE Delaware
 US FL Florida|DC District of Columbia|GA Georgia|HI Hawaii|ID Idaho|IL Illinois|IN Indiana|IA Iowa|KS Kansas|KY Kentucky
@@ -145,7 +147,8 @@ US OH Ohio|OK Oklahoma|OR Oregon|PA Pennsylvania|RI Rhode Island|SC South Caroli
 US UT Utah|VT Vermont|VA Virginia|WA Washington|WV West Virginia|WI Wisconsin|WY Wyoming|PR Puerto Rico
 CA AB Alberta|BC British Columbia|MB Manitoba|NB New Brunswick|NL Newfoundland and Labrador|NS Nova Scotia|ON Ontario
 CA PE Prince Edward Island|QC Quebec|SK Saskatchewan|YT Yukon|NT Northwest Territories|NU Nunavut
-AU NSW New South Wales|QLD Queensland|VIC Victoria|TAS Tasmania|ACT Australian Capital Territory"""
+AU NSW New South Wales|QLD Queensland|VIC Victoria|TAS Tasmania|ACT Australian Capital Territory
+AU WA Western Australia|SA South Australia|NT Northern Territory"""
 COORDINATES = re.compile(r"\s*([+-]?\d{1,3}(?:\.\d*)?)\s*[,;\s]\s*([+-]?\d{1,3}(?:\.\d*)?)\s*")
 POSTCODE = re.compile(r"(?=.*\d)[\w -]{3,10}")
 
@@ -314,14 +317,15 @@ def country_codes() -> dict[str, str]:
     return codes
 
 
-def state_names() -> dict[str, tuple[str, str, str]]:
-    """Return {name or code of a state: (its code, its name, the country's ISO code)}."""
-    states = dict[str, tuple[str, str, str]]()
+def state_names() -> dict[str, list[tuple[str, str, str]]]:
+    """Return {name or code of a state: the states that it means, as (code, name, the country's ISO code)}."""
+    states: dict[str, list[tuple[str, str, str]]] = collections.defaultdict(list)
     for line in STATES.splitlines():
         country, _, entries = line.partition(" ")
         for code, _, name in (entry.partition(" ") for entry in entries.split("|")):
-            states |= {folded(code): (code, folded(name), country), folded(name): (code, folded(name), country)}
-    return states
+            for key in (folded(code), folded(name)):
+                states[key].append((code, folded(name), country))
+    return dict(states)
 
 
 CODES = country_codes()
@@ -353,10 +357,10 @@ class Query:
 
     @staticmethod
     def _fits(qualifier: str, place: Place, names: set[str]) -> bool:
-        _, state, country = STATE_NAMES.get(qualifier, ("", "", ""))
+        states = STATE_NAMES.get(qualifier, ())
+        in_state = any(name in names and country == place.country_code for _, name, country in states)
         is_country = qualifier in CODES and CODES[qualifier] == place.country_code
         is_nation = qualifier in ("england", "scotland", "wales", "northern ireland")
-        in_state = state in names and country == place.country_code
         return qualifier in names or in_state or (is_country and not is_nation)
 
     def is_prefix(self, place: Place) -> bool:
@@ -783,10 +787,10 @@ class OpenWeatherMap(Provider):
     @staticmethod
     def _questions(query: Query, country: str | None) -> list[str]:
         """Return what to ask for, the most exact first: a state needs its code and the country's."""
-        states = [STATE_NAMES[each] for each in query.qualifiers if each in STATE_NAMES]
-        in_state = [f"{query.name},{code},{its_country}" for code, _, its_country in states]
+        states = [state for each in query.qualifiers for state in STATE_NAMES.get(each, ())]
+        exact = [state for state in states if state[2] == query.country_code]
+        in_state = [f"{query.name},{code},{its_country}" for code, _, its_country in exact or states]
         in_country = [f"{query.name},{country}"] if country else []
-        exact = bool(states) and query.country_code == states[0][2]
         questions = in_state + in_country if exact else in_country + in_state
         return questions if questions and len(query.qualifiers) == 1 else [*questions, query.name]
 

@@ -837,6 +837,9 @@ WORLD = [
     fake.place("Tbilisi", "Tbilisi", "Georgia", "GE", 41.7, 44.8),
     fake.place("Atlanta", "Georgia", "United States", "US", 33.7, -84.4),
     fake.place("London", "Ontario", "Canada", "CA", 43.0, -81.2),
+    fake.place("Perth", "Western Australia", "Australia", "AU", -32.0, 115.9),
+    fake.place("Vancouver", "Washington", "United States", "US", 45.6, -122.6),
+    fake.place("Riyadh", "Riyadh Region", "Saudi Arabia", "SA", 24.7, 46.7),
 ]
 
 
@@ -850,6 +853,7 @@ WORLD = [
         ("Amsterdam, The Netherlands", 52.4), ("Amsterdam, Holland", 52.4), ("Prague, Czech Republic", 50.1),
         ("Ankara, Turkey", 39.9), ("Ankara, Turkiye", 39.9), ("Seoul, Korea", 37.6),
         ("Tbilisi, Georgia", 41.7), ("Atlanta, Georgia", 33.7), ("Atlanta, GA", 33.7), ("London, CA", 43.0),
+        ("Perth, WA", -32.0), ("Perth, WA, Australia", -32.0), ("Vancouver, WA", 45.6), ("Riyadh, SA", 24.7),
     ],
 )  # fmt: skip
 def test_qualifiers_are_countries_and_regions_as_people_write_them(city, latitude, provider, get, monkeypatch):
