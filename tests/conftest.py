@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -143,6 +144,39 @@ def state_of_a_process(log):
         log.setLevel(logging.NOTSET)
         for number, action in zip(numbers, actions, strict=True):
             signal.signal(number, action)
+
+
+def has_ipv6():
+    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs the address ::1")
+
+
+def resolve_to(monkeypatch, *hosts):
+    """Let every name have these addresses, in this order."""
+    real = socket.getaddrinfo
+
+    def resolve(host, *args, **options):
+        return [entry for each in hosts for entry in real(each, *args, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+def reset(sock):
+    """Close with a reset instead of an orderly end."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def one_error(result):
+    """Return the only error line of a script that has failed."""
+    status, _, err = result
+    errors = [line for line in err.splitlines() if ": error: " in line]
+    assert (status, len(errors), "Traceback" in err) == (1, 1, False)
+    return errors[0]
 
 
 def open_files():

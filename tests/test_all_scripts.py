@@ -17,7 +17,7 @@ from functools import partial
 
 import fake_weather
 import pytest
-from conftest import ROOT, TIME_LIMIT_S, free_port, in_namespace, process_status
+from conftest import ROOT, TIME_LIMIT_S, free_port, in_namespace, needs_ipv6, one_error, process_status, resolve_to
 
 import tcp_client
 from tcp_server import Greeter, TCPServer
@@ -119,14 +119,14 @@ def errors(text):
     return [line for line in text.splitlines() if ": error: " in line]
 
 
-def ask(name, port, message=b"hello?"):
+def ask(name, port, message=b"hello?", host="127.0.0.1"):
     """Return the answer of a server, as soon as it serves."""
-    address, kind, deadline = ("127.0.0.1", port), SERVERS[name], time.monotonic() + TIME_LIMIT_S / 2
+    family, deadline = socket.AF_INET6 if ":" in host else socket.AF_INET, time.monotonic() + TIME_LIMIT_S / 2
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, kind) as client:
+        with contextlib.suppress(OSError), socket.socket(family, SERVERS[name]) as client:
             client.settimeout(0.2)
-            client.connect(address)
-            if client.getsockname() == address:
+            client.connect((host, port))
+            if client.getsockname()[:2] == (host, port):
                 continue  # A free port may become the client's, which is then connected to itself.
             client.sendall(message)
             if answer := client.recv(100):
@@ -191,8 +191,8 @@ def test_a_capture_file_without_r_is_an_error_with_a_hint(name, file, run):
     assert f"did you mean -r {file}?" in err
 
 
+@needs_ipv6
 @every_server
-@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
 def test_an_address_in_brackets_is_accepted(name, script):
     assert script(name, "--host", "[::1]", "-p", 0).wait_until_listening()[0] == "::1"
 
@@ -387,7 +387,119 @@ def wait_until_waiting(process):
         before, idle = now, idle + 1 if now == before else 0
 
 
+# The servers as modules
+
+MAKE = {"tcp_server.py": partial(TCPServer, handler_factory=Greeter), "udp_server.py": UDPServer}
+
+
+def serve_to_the_end(server):
+    """Run serve_forever() in a thread. It must return by itself."""
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    thread.join(TIME_LIMIT_S / 2)
+    assert not thread.is_alive()
+
+
+@needs_ipv6
+@every_server
+def test_all_addresses_of_a_name_are_served_on_one_port(name, serving, monkeypatch):
+    resolve_to(monkeypatch, "127.0.0.1", "::1")
+    server = serving(MAKE[name](("localhost", 0)))
+    port = server.address[1]
+    assert server.addresses == [("127.0.0.1", port), ("::1", port)]
+    assert ask(name, port) == ask(name, port, host="::1")
+
+
+@needs_ipv6
+@every_server
+def test_each_address_is_printed_with_the_same_port(name, script):
+    process = script(name, "--host", "", "--port", 0)
+    lines = [process.stdout.readline() for _ in range(2)]
+    port = lines[0].rpartition(":")[2].strip()
+    assert sorted(lines) == [f"Listening on 0.0.0.0:{port}\n", f"Listening on [::]:{port}\n"]
+
+
+@every_server
+def test_an_address_that_this_machine_does_not_have_is_skipped(name, monkeypatch):
+    resolve_to(monkeypatch, "198.51.100.1", "127.0.0.1")
+    with MAKE[name](("localhost", 0)) as server:
+        assert [host for host, _ in server.addresses] == ["127.0.0.1"]
+
+
+@every_server
+def test_a_name_without_an_address_of_this_machine_is_an_error(name, monkeypatch):
+    resolve_to(monkeypatch, "198.51.100.1", "203.0.113.1")
+    with pytest.raises(OSError, match="annot assign requested address"):
+        MAKE[name](("localhost", 0))
+
+
+@every_server
+@pytest.mark.parametrize("port", [0, None], ids=["any port", "a port"])
+def test_an_address_that_a_name_has_twice_is_bound_once(name, port, monkeypatch):
+    port = free_port(SERVERS[name]) if port is None else port
+    resolve_to(monkeypatch, "127.0.0.1", "127.0.0.1")
+    with MAKE[name](("localhost", port)) as server:
+        assert len(server.addresses) == 1
+
+
+@needs_ipv6
+@every_server
+def test_a_port_in_use_on_one_of_two_addresses_is_an_error_and_frees_the_other(name, monkeypatch):
+    resolve_to(monkeypatch, "127.0.0.1", "::1")
+    with socket.socket(socket.AF_INET6, SERVERS[name]) as other, socket.socket(type=SERVERS[name]) as again:
+        other.bind(("::1", 0))
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match="in use"):
+            MAKE[name](("localhost", port))
+        again.bind(("127.0.0.1", port))
+
+
+@every_server
+def test_shutdown_before_serving_lets_serving_return(name):
+    with MAKE[name](("127.0.0.1", 0)) as server:
+        server.shutdown()
+        serve_to_the_end(server)
+
+
+@every_server
+def test_shutdown_from_another_thread_and_repeatedly(name):
+    with MAKE[name](("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        assert ask(name, server.address[1])
+        for _ in range(2_000):
+            server.shutdown()
+        thread.join(TIME_LIMIT_S / 2)
+        assert not thread.is_alive()
+        server.shutdown()
+
+
+@every_server
+def test_close_while_serving_waits_and_frees_the_port(name, serving):
+    server = serving(MAKE[name](("127.0.0.1", 0)))
+    assert ask(name, server.address[1])
+    server.close()
+    with MAKE[name](server.address) as again:
+        assert again.address == server.address
+
+
+@every_server
+def test_close_without_serving_and_twice_frees_the_port(name):
+    server = MAKE[name](("127.0.0.1", 0))
+    server.close()
+    server.close()
+    serve_to_the_end(server)
+    with MAKE[name](server.address) as again:
+        assert again.address == server.address
+
+
 # A machine that is not as expected
+
+
+@pytest.mark.parametrize("host", ["fe80::1%no-such-interface", "a..b", "x" * 64])
+@pytest.mark.parametrize("name", ["tcp_server.py", "udp_server.py", "udp_server.py --send hi", "async_client.py"])
+def test_an_invalid_host_is_one_error(name, host, run):
+    one_error(run(*name.split(), "--host", host))
 
 
 @every_server

@@ -19,7 +19,17 @@ import threading
 import time
 
 import pytest
-from conftest import ROOT, free_port, in_namespace, process_status, wait_for_route
+from conftest import (
+    ROOT,
+    free_port,
+    in_namespace,
+    needs_ipv6,
+    one_error,
+    process_status,
+    reset,
+    resolve_to,
+    wait_for_route,
+)
 
 import async_client
 from async_client import exchange
@@ -31,15 +41,6 @@ PATIENCE_S = 10
 LINGER_0 = struct.pack("ii", 1, 0)
 KEYS = {"succeeded", "failed", "failures", "seconds", "connections_per_second", "messages_per_second"}
 KEYS |= {"latency_s", "histogram"}
-
-
-def has_ipv6():
-    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
-        return True
-    return False
-
-
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
 
 
 class Peers:
@@ -120,11 +121,6 @@ def echo(sock, turn=0):
         sock.sendall(data)
 
 
-def reset(sock):
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
-    sock.close()
-
-
 def sends(*pieces, pause_s=0.0):
     """A handler that sends these pieces when it has read all."""
 
@@ -136,25 +132,6 @@ def sends(*pieces, pause_s=0.0):
             threading.Event().wait(pause_s)
 
     return handle
-
-
-def resolve_to(monkeypatch, *hosts):
-    """Let every name have these addresses, in this order."""
-    real = socket.getaddrinfo
-
-    def resolve(host, *args, **options):
-        return [entry for each in hosts for entry in real(each, *args, **options)]
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
-
-
-def one_error(result):
-    """The only line of an error that a user caused."""
-    status, out, err = result
-    assert status == 1
-    assert re.fullmatch(r"async_client\.py: error: .*[^: ]\n", err)
-    assert "Received" not in out
-    return err
 
 
 def numbers(result, status=0):

@@ -20,7 +20,7 @@ import time
 from functools import partial
 
 import pytest
-from conftest import ROOT, in_namespace, process_status
+from conftest import ROOT, in_namespace, one_error, process_status
 from scapy.all import (
     ARP,
     ICMP,
@@ -270,15 +270,6 @@ def lines(result):
     status, out, err = result
     assert status == 0, err
     return out.splitlines()
-
-
-def one_error(result):
-    status, _, err = result
-    assert status == 1
-    errors = [line for line in err.splitlines() if line.startswith("sniff.py: error: ")]
-    assert len(errors) == 1
-    assert "Traceback" not in err
-    return errors[0]
 
 
 @pytest.mark.parametrize("order", "<>")

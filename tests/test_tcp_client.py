@@ -15,7 +15,7 @@ import threading
 import time
 
 import pytest
-from conftest import free_port
+from conftest import free_port, reset, resolve_to
 
 import tcp_client
 from tcp_client import ReceiveError, receive, stream
@@ -75,12 +75,6 @@ def listen(connection):
         while data := connection.recv(65_536):
             said += data
     return bytes(said)
-
-
-def reset(connection):
-    """Close with a reset instead of an orderly end."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
 
 
 def read_exactly(pipe, length):
@@ -943,22 +937,16 @@ def test_a_stream_left_early_closes_the_connection(playing):
     assert gone.wait(WAIT_S)
 
 
-def resolve_to(monkeypatch, *found):
-    def getaddrinfo(host, port, *args, **kwargs):
-        return [(family, socket.SOCK_STREAM, 0, "", (address, port)) for family, address in found]
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-
-
 def test_an_address_that_refuses_is_followed_by_the_next(monkeypatch, playing):
     port = playing(saying(b"Hello"))
-    resolve_to(monkeypatch, (socket.AF_INET, "127.0.0.3"), (socket.AF_INET, "127.0.0.1"))
+    resolve_to(monkeypatch, "127.0.0.3", "127.0.0.1")
     assert receive("localhost", port) == b"Hello"
 
 
 def test_an_address_of_a_family_the_system_lacks_is_followed_by_the_next(monkeypatch, playing):
     port = playing(saying(b"Hello"))
-    resolve_to(monkeypatch, (12_345, "::1"), (socket.AF_INET, "127.0.0.1"))
+    found = [(12_345, socket.SOCK_STREAM, 0, "", ("::1", port)), *socket.getaddrinfo("127.0.0.1", port)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
     assert receive("localhost", port) == b"Hello"
 
 

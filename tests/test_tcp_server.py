@@ -9,12 +9,11 @@ import select
 import signal
 import socket
 import ssl
-import struct
 import subprocess
 import threading
 
 import pytest
-from conftest import free_port, open_files, process_status
+from conftest import needs_ipv6, open_files, process_status, reset, resolve_to
 
 import tcp_server
 from tcp_server import Echo, Greeter, Handler, TCPServer
@@ -27,13 +26,6 @@ MIB = 1_048_576
 TEN_LINES = "tests/ten_lines/tcp_server.py"
 
 
-def has_ipv6():
-    with contextlib.suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
-        return True
-    return False
-
-
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
 needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="reads /proc")
 needs_prlimit = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="lowers the limit of a running process")
 
@@ -100,24 +92,6 @@ def short_ticks(monkeypatch):
 
 
 @pytest.fixture
-def two_localhosts(monkeypatch):
-    """Resolve localhost to 127.0.0.1 and ::1, without the hosts file."""
-    resolve_to(monkeypatch, "127.0.0.1", "::1")
-
-
-def resolve_to(monkeypatch, *hosts):
-    """Let localhost have these addresses."""
-
-    def getaddrinfo(host, port, *args, **options):
-        return [found for each in hosts if host == "localhost" for found in real(each, port, *args, **options)] or real(
-            host, port, *args, **options
-        )
-
-    real = socket.getaddrinfo
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-
-
-@pytest.fixture
 def closing():
     """closing(socket) closes it at the end of the test."""
     with contextlib.ExitStack() as cleanup:
@@ -169,12 +143,6 @@ def exchange(sock, data):
     answer = read_to_end(sock)
     sender.join()
     return answer
-
-
-def reset(sock):
-    """Close with a reset instead of an orderly end."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
 
 
 def send_until_full(sock, data=b"x" * 65_536, limit=256 * MIB):
@@ -406,60 +374,11 @@ def test_the_idle_timeout_is_a_flag_and_its_line_names_the_client(script, connec
 
 
 @needs_ipv6
-def test_every_address_of_a_name_is_served_on_one_port(two_localhosts, serving, connect):
-    server = serving(TCPServer(("localhost", 0), Greeter))
-    (first, port), (second, same_port) = server.addresses
-    assert (first, second) == ("127.0.0.1", "::1")
-    assert port == same_port == server.address[1]
-    assert [read_to_end(connect(address)) for address in server.addresses] == [GREETING, GREETING]
-
-
-@needs_ipv6
-def test_each_address_is_a_line_and_ipv6_is_in_brackets(script, connect):
-    process, (host, port) = start_server(script, "--host", "")
-    assert host == "0.0.0.0"
-    assert process.stdout.readline() == f"Listening on [::]:{port}\n"
-    with connect(("::1", port)) as client:
-        assert read_to_end(client) == GREETING
-        assert process.stdout.readline() == f"Connection from [::1]:{client.getsockname()[1]}\n"
-    assert read_to_end(connect(("127.0.0.1", port))) == GREETING
-
-
-@needs_ipv6
 def test_an_ipv6_address_alone_is_served(script, connect):
     process = script("tcp_server.py", "--host", "::1", "--port", 0)
     line = process.stdout.readline()
     assert line.startswith("Listening on [::1]:")
     assert read_to_end(connect(("::1", int(line.rpartition(":")[2])))) == GREETING
-
-
-def test_an_address_that_this_machine_does_not_have_is_skipped(monkeypatch, serving, connect):
-    resolve_to(monkeypatch, "198.51.100.1", "127.0.0.1")
-    server = serving(TCPServer(("localhost", 0), Greeter))
-    assert [host for host, _ in server.addresses] == ["127.0.0.1"]
-    assert read_to_end(connect(server.address)) == GREETING
-
-
-def test_without_any_address_of_this_machine_there_is_an_error(monkeypatch):
-    resolve_to(monkeypatch, "198.51.100.1", "203.0.113.1")
-    with pytest.raises(OSError, match="annot assign requested address"):
-        TCPServer(("localhost", 0), Greeter)
-
-
-@pytest.mark.parametrize("port", [0, None])
-def test_an_address_that_the_resolver_names_twice_is_bound_once(monkeypatch, port):
-    resolve_to(monkeypatch, "127.0.0.1", "127.0.0.1")
-    with TCPServer(("localhost", free_port() if port is None else port), Greeter) as server:
-        assert len(server.addresses) == 1
-
-
-@needs_ipv6
-def test_a_port_taken_on_one_of_two_addresses_is_an_error_and_frees_the_other(two_localhosts):
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
-        port = other.getsockname()[1]
-        with pytest.raises(OSError, match="in use"):
-            TCPServer(("localhost", port), Greeter)
-        socket.create_server(("127.0.0.1", port)).close()
 
 
 # Many clients, and limits
@@ -486,7 +405,8 @@ def test_clients_beyond_the_limit_wait_and_are_served_as_places_free(serving, co
 
 
 @needs_ipv6
-def test_the_limit_is_one_for_all_addresses(two_localhosts, serving, connect, events):
+def test_the_limit_is_one_for_all_addresses(monkeypatch, serving, connect, events):
+    resolve_to(monkeypatch, "127.0.0.1", "::1")
     server = TCPServer(("localhost", 0), events.watch(Echo), max_connections=1)
     clients = [connect(address) for address in server.addresses]
     serving(server)
@@ -669,41 +589,6 @@ def test_a_second_signal_ends_at_once(script, connect):
 # The server as a module
 
 
-def run_to_end(server):
-    """serve_forever() in a thread that must come back by itself."""
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    thread.join(WAIT_S)
-    assert not thread.is_alive()
-
-
-def test_shutdown_before_serving_makes_serving_return():
-    with TCPServer(("localhost", 0), Greeter) as server:
-        server.shutdown()
-        run_to_end(server)
-
-
-def test_shutdown_comes_from_another_thread_and_twice():
-    with TCPServer(("localhost", 0), Greeter) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        server.shutdown()
-        server.shutdown()
-        thread.join(WAIT_S)
-        assert not thread.is_alive()
-        server.shutdown()
-
-
-def test_shutdown_wakes_a_server_that_waits_for_clients(serving, connect):
-    server = serving(TCPServer(("localhost", 0), Greeter))
-    with connect(server.address) as client:
-        assert read_to_end(client) == GREETING
-    server.shutdown()
-    server.close()
-    with pytest.raises(ConnectionRefusedError):
-        connect(server.address)
-
-
 def test_shutdown_from_a_handler_lets_its_connection_finish(connect):
     class Last(Echo):
         def data_received(self, data):
@@ -738,16 +623,6 @@ def test_close_while_serving_ends_the_open_connections(serving, connect, events)
     assert client.recv(1) == b""
     with pytest.raises(ConnectionRefusedError):
         connect(server.address)
-
-
-def test_close_without_serving_and_twice_frees_the_port():
-    server = TCPServer(("localhost", 0), Greeter)
-    server.close()
-    server.close()
-    with TCPServer(server.address, Greeter) as again:
-        assert again.address == server.address
-        again.close()
-        run_to_end(again)
 
 
 def test_a_connection_knows_its_peer(serving, connect, events):
@@ -933,7 +808,8 @@ def test_once_waits_as_long_as_the_connection_lasts(script, connect):
 
 
 @needs_ipv6
-def test_once_serves_one_connection_on_all_addresses_together(two_localhosts, connect):
+def test_once_serves_one_connection_on_all_addresses_together(monkeypatch, connect):
+    resolve_to(monkeypatch, "127.0.0.1", "::1")
     args = tcp_server.parse_args(["--port", "0", "--once"])
     with tcp_server.build_server(args) as server:
         clients = [connect(address) for address in server.addresses]
@@ -1278,7 +1154,8 @@ def test_ten_lines_cannot_restart(script, run, connect):
 
 
 @needs_ipv6
-def test_ten_lines_listen_on_ipv4_only(script, connect, serving, two_localhosts):
+def test_ten_lines_listen_on_ipv4_only(script, connect, serving, monkeypatch):
+    resolve_to(monkeypatch, "127.0.0.1", "::1")
     _, (_, port) = start_ten_lines(script)
     with pytest.raises(ConnectionRefusedError):
         connect(("::1", port))

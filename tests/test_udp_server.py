@@ -5,35 +5,21 @@ import errno
 import logging
 import os
 import re
-import shlex
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
-from conftest import ROOT, TIME_LIMIT_S, free_port, in_namespace, wait_for_route
+from conftest import TIME_LIMIT_S, free_port, in_namespace, needs_ipv6, one_error, resolve_to, wait_for_route
 
 from udp_server import UDPServer, ask
 
 TEN_LINES = "tests/ten_lines/udp_server.py"
 PATIENCE_S = 5
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux says what the kernel dropped")
-
-
-def has_ipv6():
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
 
 
 @contextlib.contextmanager
@@ -78,33 +64,6 @@ def running(server):
     finally:
         server.close()
         thread.join()
-
-
-def resolve_to(monkeypatch, *hosts):
-    """Let every name have these addresses, in this order."""
-    real = socket.getaddrinfo
-
-    def resolve(host, *args, **options):
-        return [entry for each in hosts for entry in real(each, *args, **options)]
-
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
-
-
-def first_answer(address):
-    """Ask until an answer arrives, because the server prints nothing when it listens."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        with contextlib.suppress(ConnectionRefusedError), client_of(address) as client:
-            return answer_to(client, b"hi")
-        time.sleep(0.01)
-    raise AssertionError(f"nobody at {address}")
-
-
-def shell_redirecting(redirection, *arguments):
-    command = shlex.join([sys.executable, "-W", "error", str(ROOT / "udp_server.py"), *map(str, arguments)])
-    return subprocess.Popen(
-        ["sh", "-c", f"exec {command} {redirection}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
 
 
 @pytest.mark.parametrize(
@@ -239,16 +198,6 @@ def test_send_of_an_empty_text_is_an_empty_datagram(script, serving):
     assert server.received == 1
 
 
-def one_error(result):
-    """The only line of an error that a user caused."""
-    status, _, err = result
-    assert status == 1
-    assert err.startswith("udp_server.py: error: ")
-    assert err.count("\n") == 1
-    assert err.endswith("\n")
-    return err
-
-
 def test_send_to_nobody_is_one_line_and_status_1(run):
     result = run("udp_server.py", "--port", free_port(socket.SOCK_DGRAM), "--send", "hi", "--timeout", 20)
     assert "refused" in one_error(result)
@@ -265,12 +214,6 @@ def test_send_without_an_answer_in_time_is_one_line_and_status_1(run, serving):
 def test_send_of_too_long_a_datagram_is_one_error_and_status_1(run, serving):
     server = serving(UDPServer(("127.0.0.1", 0)))
     assert "long" in one_error(run("udp_server.py", "--port", server.address[1], "--send", "x" * 65_508))
-
-
-@pytest.mark.parametrize("host", ["fe80::1%no-such-interface", "a..b", "x" * 64])
-@pytest.mark.parametrize("more", [(), ("--send", "hi", "--timeout", 1)], ids=["serve", "send"])
-def test_an_invalid_host_is_one_error_line_and_status_1(run, host, more):
-    one_error(run("udp_server.py", "--host", host, *more))
 
 
 def test_ask_finds_the_server_on_the_second_address_of_a_name(serving, monkeypatch):
@@ -462,35 +405,6 @@ def test_ten_lines_answer_from_another_address(script, name, answers_from):
         assert client.recvfrom(99) == (b"Server received: hi", (answers_from, port))
 
 
-def test_a_restart_on_the_same_port_works_immediately(serving):
-    first = serving(UDPServer(("127.0.0.1", 0)))
-    with client_of(first.address) as client:
-        answer_to(client, b"hi")
-        first.close()
-        serving(UDPServer(first.address))
-        assert answer_to(client, b"hi") == b"Server received: hi"
-
-
-@needs_ipv6
-def test_one_port_serves_both_families(serving, monkeypatch):
-    resolve_to(monkeypatch, "127.0.0.1", "::1")
-    server = serving(UDPServer(("localhost", 0)))
-    assert [host for host, _ in server.addresses] == ["127.0.0.1", "::1"]
-    assert len({port for _, port in server.addresses}) == 1
-    assert server.address == server.addresses[0]
-    for address in server.addresses:
-        with client_of(address) as client:
-            assert answer_to(client, b"hi") == b"Server received: hi"
-
-
-@needs_ipv6
-def test_the_script_lists_every_address_with_the_same_port(script):
-    server = script("udp_server.py", "--host", "", "--port", 0)
-    lines = [server.stdout.readline() for _ in range(2)]
-    port = lines[0].rpartition(":")[2].strip()
-    assert sorted(lines) == [f"Listening on 0.0.0.0:{port}\n", f"Listening on [::]:{port}\n"]
-
-
 @needs_ipv6
 def test_port_0_looks_for_one_that_is_free_in_both_families(monkeypatch):
     def job():
@@ -505,36 +419,6 @@ def test_port_0_looks_for_one_that_is_free_in_both_families(monkeypatch):
                 return server.addresses
 
     assert in_namespace(job) == [("127.0.0.1", 40007), ("::1", 40007)]
-
-
-@needs_ipv6
-def test_a_port_taken_in_one_family_frees_the_other(monkeypatch):
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as taken:
-        taken.bind(("::1", 0))
-        port = taken.getsockname()[1]
-        resolve_to(monkeypatch, "127.0.0.1", "::1")
-        with pytest.raises(OSError, match="in use"):
-            UDPServer(("localhost", port))
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
-            again.bind(("127.0.0.1", port))
-
-
-@pytest.mark.parametrize("port", [0, None], ids=["any port", "a port"])
-def test_an_address_that_a_name_has_twice_is_bound_once(monkeypatch, port):
-    port = free_port(socket.SOCK_DGRAM) if port is None else port
-    resolve_to(monkeypatch, "127.0.0.1", "127.0.0.1")
-    with UDPServer(("localhost", port)) as server:
-        assert len(server.addresses) == 1
-
-
-def test_an_address_that_the_machine_does_not_have_is_skipped(serving, monkeypatch):
-    resolve_to(monkeypatch, "203.0.113.1", "127.0.0.1")
-    server = serving(UDPServer(("localhost", 0)))
-    assert [host for host, _ in server.addresses] == ["127.0.0.1"]
-
-
-def test_no_address_of_this_machine_is_an_error(run):
-    one_error(run("udp_server.py", "--host", "203.0.113.1"))
 
 
 def test_a_reply_function_decides_the_answer(serving):
@@ -580,31 +464,6 @@ def test_a_reply_function_that_returns_text_is_logged_and_serving_continues(serv
     assert len(caplog.records) == 1
 
 
-def test_shutdown_before_serving(serving):
-    with UDPServer(("127.0.0.1", 0)) as server:
-        server.shutdown()
-        server.serve_forever()
-
-
-def test_shutdown_twice_and_from_another_thread():
-    with UDPServer(("127.0.0.1", 0)) as server:
-        answered = threading.Event()
-
-        def stop():
-            with client_of(server.address) as client:
-                answer_to(client, b"hi")
-            answered.set()
-            server.shutdown()
-            server.shutdown()
-
-        thread = threading.Thread(target=stop)
-        thread.start()
-        server.serve_forever()
-        thread.join()
-        assert answered.is_set()
-        server.shutdown()
-
-
 def test_shutdown_from_the_reply_function():
     with (
         UDPServer(("127.0.0.1", 0), lambda data, peer: server.shutdown()) as server,
@@ -613,28 +472,6 @@ def test_shutdown_from_the_reply_function():
         client.send(b"stop")
         server.serve_forever()
     assert server.received == 1
-
-
-def test_repeated_shutdown_does_not_block():
-    with UDPServer(("127.0.0.1", 0)) as server:
-        for _ in range(2_000):
-            server.shutdown()
-        server.serve_forever()
-
-
-def test_close_while_serving_waits_and_frees_the_address():
-    server = UDPServer(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    with client_of(server.address) as client:
-        answer_to(client, b"hi")
-    server.close()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
-        again.bind(server.address)
-    thread.join(PATIENCE_S)
-    assert not thread.is_alive()
-    server.close()
-    server.serve_forever()
 
 
 @on_linux
