@@ -156,11 +156,11 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs the address ::1")
 
 
 def resolve_to(monkeypatch, *hosts):
-    """Let every name have these addresses, in this order."""
+    """Let localhost have these addresses, in this order."""
     real = socket.getaddrinfo
 
     def resolve(host, *args, **options):
-        return [entry for each in hosts for entry in real(each, *args, **options)]
+        return [entry for each in (hosts if host == "localhost" else [host]) for entry in real(each, *args, **options)]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
