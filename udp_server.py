@@ -410,7 +410,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the terminal's encoding lacks
     logging.basicConfig(level=logging.INFO, handlers=[Console()])
-    logging.addLevelName(COUNTERS_LEVEL, "INFO")
+    logging.addLevelName(COUNTERS_LEVEL, "info")
     task = "listen on" if args.send is None else "get an answer from"
     try:
         (serve if args.send is None else send)(args)
