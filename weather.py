@@ -963,7 +963,7 @@ def bounded(kind: type[float], low: float, high: float, text: str) -> float:
 def new_parser() -> argparse.ArgumentParser:
     """Return a parser whose --help prints the module's docstring, wrapped to the terminal, and the examples."""
     summary, _, examples = (__doc__ or "").partition("\n\n")
-    description = textwrap.fill(" ".join(summary.split()), shutil.get_terminal_size().columns - 2)
+    description = textwrap.fill(" ".join(summary.split()), max(20, shutil.get_terminal_size().columns - 2))
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(PROGRAM, description=description, epilog=examples, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

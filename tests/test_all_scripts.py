@@ -155,6 +155,11 @@ def test_help_is_the_docstring_wrapped_to_80_columns(name, tmp_path):
 
 
 @every_script
+def test_help_works_on_a_terminal_of_one_column(name):
+    assert "examples:" in help_of(name, env={**os.environ, "COLUMNS": "1"}).stdout
+
+
+@every_script
 def test_version_is_printed(name, run):
     assert run(name, "--version") == (0, f"{name} {tcp_client.__version__}\n", "")
 
