@@ -1585,7 +1585,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CaptureError as error:
         print_message("error", printable(f"{args.r}: {error}" if args.r else str(error)))
     except OSError as error:
-        print_message("error", printable(f"{error.filename or f'cannot write {args.w}'}: {error.strerror}"))
+        what = f"cannot write {args.w}" if error.filename is None else error.filename
+        print_message("error", printable(f"{what}: {error.strerror}"))
     return 1
 
 

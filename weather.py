@@ -1019,7 +1019,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         args.forecast = bounded(int, 1, 16, args.forecast) if args.forecast else 0
     except argparse.ArgumentTypeError as error:
         parser.error(f"argument --forecast: {error}")
-    if not args.city:
+    if not args.city or not all(city.strip(" ,") for city in args.city):
         parser.error("name a city, as in: weather.py London")
     if args.lang and not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z]{2,4})?", args.lang):
         parser.error(f"argument --lang: {args.lang!r} is not a language such as en or pt-BR")
