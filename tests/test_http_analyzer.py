@@ -177,7 +177,7 @@ def mixed(rng, frames, window):
     return frames[:3] + [frame for _, frame in late]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(20))
 def test_segmentation_order_and_repetition_do_not_change_the_exchanges(seed):
     rng = random.Random(seed)
     pairs = list(random_exchanges(rng, rng.randrange(1, 6)))
@@ -207,7 +207,7 @@ def overlapping(rng, frames):
         said[key] = (said.get(key, b"") + data)[-400:]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(20))
 def test_with_one_segment_lost_every_other_exchange_is_right(seed):
     rng = random.Random(seed)
     pairs = list(random_exchanges(rng, rng.randrange(2, 6)))
@@ -307,14 +307,14 @@ def mutate(rng, data):
     return bytes(data)
 
 
-def test_thousands_of_mutated_captures_raise_nothing_and_print_no_control_character():
+def test_mutated_captures_raise_nothing_and_print_no_control_character():
     rng = random.Random(5)
     originals = []
     for seed in range(20):
         pairs = list(random_exchanges(random.Random(seed), 3))
         originals.append(random_wire(random.Random(seed), pairs, seed % 2, 2 * (seed % 2)))
     lines = 0
-    for number in range(1_500):
+    for number in range(750):
         frames = list(rng.choice(originals))
         for _ in range(3):
             at = rng.randrange(len(frames))
@@ -324,7 +324,7 @@ def test_thousands_of_mutated_captures_raise_nothing_and_print_no_control_charac
             for form in http_analyzer.FORMATS.values():
                 text = form(found)
                 assert not http_analyzer.UNPRINTABLE.search(text.replace("\n  > ", "").replace("\n  < ", ""))
-    assert lines > 3_000
+    assert lines > 1_500
 
 
 def test_two_thousand_mutated_files_end_with_an_error_of_ours(tmp_path, capture):
@@ -850,8 +850,8 @@ def test_brotli_and_zstd_are_decoded_within_the_limit_if_their_packages_are_inst
     compress = pytest.importorskip(module, reason=f"needs {module}: pip install {module}").compress
     head = b"Content-Encoding: %b\r\n" % coding
     assert bodies_of(head, compress(b"text" * 1000)).response_body.text == "text" * 1000
-    bomb = bodies_of(head, compress(bytes(50_000_000)), max_body_bytes=100_000).response_body
-    assert (bomb.data, bomb.is_cut) == (bytes(100_000), True)
+    bomb = bodies_of(head, compress(bytes(5_000_000)), max_body_bytes=10_000).response_body
+    assert (bomb.data, bomb.is_cut) == (bytes(10_000), True)
 
 
 def test_all_bodies_stay_within_one_limit_and_none_is_kept_without_the_option(monkeypatch):
@@ -937,7 +937,7 @@ def pipelined_forever():
 
 def far_ahead():
     wire = Wire().open()
-    for number in range(40):
+    for number in range(20):
         wire.seq[0] += 1 + number
         yield from wire.send(0, bytes(60_000)).frames
         wire.frames.clear()
