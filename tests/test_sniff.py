@@ -875,7 +875,7 @@ def test_all_privileges_of_root_are_given_up(script, tmp_path):
     """Further groups, too; and only the file that it made itself changes hands."""
     path = tmp_path / "out.pcap"
     tmp_path.chmod(0o777)
-    sniffer = Sniffer(script, "--user", "nobody", "-w", path, preexec_fn=lambda: os.setgroups([0, 4, 27]))
+    sniffer = Sniffer(script, "--user", "nobody", "-w", path, FILTER, preexec_fn=lambda: os.setgroups([0, 4, 27]))
     status = process_status(sniffer.process)
     assert status["Groups"] == []
     assert status["Uid"] == [str(NOBODY)] * 4
@@ -883,7 +883,7 @@ def test_all_privileges_of_root_are_given_up(script, tmp_path):
     assert len(path.read_bytes()) == 24  # a header, before any packet
     sniffer.process.finish(signal.SIGINT)
     owner = os.stat(os.devnull).st_uid
-    sniffer = Sniffer(script, "--user", "nobody", "-w", os.devnull)
+    sniffer = Sniffer(script, "--user", "nobody", "-w", os.devnull, FILTER)
     assert os.stat(os.devnull).st_uid == owner
     sniffer.process.finish(signal.SIGINT)
 
