@@ -812,7 +812,8 @@ def dns(fields: Fields, message: bytes) -> None:
     elif bits & 15:
         set_info(fields, " ".join([RCODES.get(bits & 15) or f"rcode {bits & 15}", *names]))
     else:
-        set_info(fields, dns_answers(message, at, answers, names) or f"{names[0]} {kinds[0]} (no answer)")
+        none = "(truncated)" if bits & 0x200 else "(no answer)"  # The client asks again over TCP if it is truncated.
+        set_info(fields, dns_answers(message, at, answers, names) or f"{names[0]} {kinds[0]} {none}")
 
 
 def dns_answers(message: bytes, at: int, answers: int, names: list[str]) -> str:

@@ -927,6 +927,7 @@ ADDRESSES = b"".join(answer(1, bytes([203, 0, 113, last])) for last in range(5, 
         (question(bits=0x8183), "NXDOMAIN www.example.org"),
         (question(bits=0x8182), "SERVFAIL www.example.org"),
         (question(bits=0x8180), "www.example.org A (no answer)"),
+        (question(bits=0x8380), "www.example.org A (truncated)"),
         (question("evil\x1b[31m\n"), r"A? evil\x1b[31m\n"),
     ],
 )  # fmt: skip
