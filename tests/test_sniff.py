@@ -379,12 +379,18 @@ def test_tshark_finds_the_same(run, mixed, tmp_path):
 
 
 @needs("tcpdump")
-@pytest.mark.parametrize("expression", ["tcp", "ip6", "udp and port 53", "vlan 5", "arp or icmp", "host 192.0.2.1"])
-def test_filters_on_files_are_tcpdumps(run, mixed, expression):
-    command = ["tcpdump", "-nn", "-r", mixed, expression]
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "tcp", "ip6", "udp and port 53", "vlan 5", "vlan and udp", "arp or icmp", "host 192.0.2.1",
+        "ip broadcast", "ether broadcast", "not ip broadcast",
+    ],
+)  # fmt: skip
+def test_a_filter_lets_through_what_it_does_in_tcpdump(run, tmp_path, expression):
+    path = pcap(tmp_path / "a.pcap", [*MIXED, raw(Ether(dst="ff:ff:ff:ff:ff:ff") / IP(dst="255.255.255.255") / UDP())])
+    command = ["tcpdump", "-nr", path, expression]
     theirs = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    ours = lines(run("sniff.py", "-n", "-r", mixed, *expression.split()))
-    assert len(ours) == len(theirs) > 0
+    assert len(lines(run("sniff.py", "-n", "-r", path, *expression.split()))) == len(theirs)
 
 
 @pytest.mark.parametrize("linktype", [0, 108, 101, 113, 276, 228])
@@ -814,12 +820,6 @@ def test_packets_before_damage_are_printed(run, mixed, tmp_path):
     assert len(lines(run("sniff.py", "-r", path))) == len(MIXED)
 
 
-def test_the_input_is_not_overwritten(run, mixed):
-    before = mixed.read_bytes()
-    one_error(run("sniff.py", "-r", mixed, "-w", f"{mixed.parent}/./{mixed.name}"))
-    assert mixed.read_bytes() == before
-
-
 @pytest.mark.parametrize("arguments", [["-r", ""], ["-i", ""], ["-r", "x", "-i", "lo"], ["--json", "-x"]])
 def test_empty_and_conflicting_arguments_are_errors(run, arguments):
     status, out, err = run("sniff.py", *arguments)
@@ -1177,15 +1177,6 @@ def test_a_filter_for_what_a_file_does_not_record_is_an_error(expression, run, m
     assert "not recorded" in one_error(run("sniff.py", "-r", mixed, expression))
 
 
-@needs("tcpdump")
-@pytest.mark.parametrize("expression", ["ip broadcast", "ether broadcast", "not ip broadcast", "vlan and udp", "ip6"])
-def test_a_filter_lets_through_what_it_does_in_tcpdump(expression, run, tmp_path):
-    frames = [*MIXED, raw(Ether(dst="ff:ff:ff:ff:ff:ff") / IP(dst="255.255.255.255") / UDP())]
-    path = pcap(tmp_path / "a.pcap", frames)
-    theirs = subprocess.run(["tcpdump", "-nr", path, expression], capture_output=True, text=True).stdout.count("\n")
-    assert len(lines(run("sniff.py", "-r", path, expression))) == theirs
-
-
 # Files that must not be damaged
 
 
@@ -1274,12 +1265,6 @@ WIFI = b"\x08\x01\0\0" + bytes(18) + b"\0\0" + SNAP
 def test_rarer_link_types_are_read(linktype, header):
     packet = decode(header + INNER, linktype)
     assert (packet.proto, packet.src, packet.dport) == ("UDP", "10.0.0.1", 2)
-
-
-def test_an_unknown_link_type_is_named_by_its_number(run, tmp_path):
-    path = pcap(tmp_path / "a.pcap", [b"x" * 40])
-    path.write_bytes(path.read_bytes()[:20] + struct.pack("<I", 147) + path.read_bytes()[24:])
-    assert "link type 147" in lines(run("sniff.py", "-r", path))[0]
 
 
 def test_modified_pcap_has_longer_record_headers(tmp_path):

@@ -31,28 +31,18 @@ needs_prlimit = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="low
 
 
 class Chat(Handler):
-    """Each line that one client writes goes to all others; who does not read is dropped by the server."""
-
-    MAX_LINE_BYTES = 65_536
+    """What one client sends goes to all others in the room."""
 
     def __init__(self, room):
         self.room = room  # all Chats that are connected
-        self.unfinished = b""
 
     def connection_made(self, connection):
         self.connection = connection
         self.room.add(self)
 
     def data_received(self, data):
-        *lines, self.unfinished = (self.unfinished + data).split(b"\n")
-        for line in lines:
-            for other in self.room - {self}:
-                other.connection.send(line + b"\n")
-        if len(self.unfinished) > self.MAX_LINE_BYTES:
-            self.connection.close()
-
-    def connection_lost(self, error):
-        self.room.discard(self)
+        for other in self.room - {self}:
+            other.connection.send(data)
 
 
 class Events(queue.Queue):
@@ -715,77 +705,6 @@ def test_a_handler_that_raises_gets_its_exception_in_connection_lost(serving, co
     server = serving(TCPServer(("localhost", 0), events.watch(Bad)))
     connect(server.address).sendall(b"x")
     assert isinstance(events.wait_for("lost"), ZeroDivisionError)
-
-
-# The example in the README
-
-
-@pytest.fixture
-def chat(serving):
-    return serving(TCPServer(("localhost", 0), functools.partial(Chat, set())))
-
-
-@pytest.fixture
-def join(chat, connect):
-    """join(others) is a client of the chat that each of the others has heard of."""
-
-    def join(*others):
-        client = connect(chat.address)
-        if others:
-            client.sendall(b"hello\n")
-        for other in others:
-            assert read_exactly(other, 6) == b"hello\n"
-        return client
-
-    return join
-
-
-def test_a_line_in_the_chat_reaches_all_others(join):
-    ann = join()
-    bob = join(ann)
-    cat = join(ann, bob)
-    ann.sendall(b"how are y")
-    bob.sendall(b"fine\n")
-    ann.sendall(b"ou?\nwell?\n")
-    assert read_exactly(bob, 19) == b"how are you?\nwell?\n"
-    assert sorted(read_exactly(cat, 24).splitlines()) == [b"fine", b"how are you?", b"well?"]
-    assert read_exactly(ann, 5) == b"fine\n"
-    assert select.select([ann, bob, cat], [], [], 0)[0] == []
-
-
-def test_a_member_who_leaves_the_chat_disturbs_nobody(join):
-    ann = join()
-    bob = join(ann)
-    cat = join(ann, bob)
-    reset(bob)
-    ann.sendall(b"still there?\n")
-    assert read_exactly(cat, 13) == b"still there?\n"
-    cat.sendall(b"yes\n")
-    assert read_exactly(ann, 4) == b"yes\n"
-
-
-def test_an_endless_line_in_the_chat_ends_its_connection(join):
-    ann = join()
-    bob = join(ann)
-    bob.sendall(b"x" * 200_000)
-    assert bob.recv(1) == b""
-    cat = join(ann)
-    cat.sendall(b"quiet here\n")
-    assert read_exactly(ann, 11) == b"quiet here\n"
-
-
-def test_a_chat_client_that_does_not_read_is_dropped_and_disturbs_nobody(serving, connect, events):
-    chat = serving(TCPServer(("localhost", 0), functools.partial(events.watch(Chat), set())))
-    deaf, ann, bob = connect(chat.address), connect(chat.address), connect(chat.address)
-    peers = {events.wait_for("made").peer for _ in range(3)}
-    assert peers == {client.getsockname() for client in (deaf, ann, bob)}
-    line = b"x" * 60_000 + b"\n"
-    while events.empty():
-        ann.sendall(line)
-        assert read_exactly(bob, len(line)) == line
-    assert isinstance(events.wait_for("lost"), TimeoutError)
-    bob.sendall(b"I read\n")
-    assert read_exactly(ann, 7) == b"I read\n"
 
 
 # At the command line
