@@ -1174,19 +1174,22 @@ class Top:
 
     def table(self, size: os.terminal_size) -> str:
         """Return the tables, with as many rows as fit on the terminal."""
-        ordered = self._sorted()
+        rows: dict[str, list[tuple[str, int, int]]] = {title: [] for title in TABLES}
+        for (title, label), (length, packets) in self._sorted():
+            rows[title].append((label, length, packets))
+        tables = {title: found for title, found in rows.items() if found or title != "name"}
+        limit = max(1, (size.lines - 2) // len(tables) - 2)
+        longest = max((len(label) for found in tables.values() for label, _, _ in found[:limit]), default=0)
+        wide = min(max(36, longest), max(12, size.columns - 40))
         text = []
-        tables = [title for title in TABLES if title != "name" or any(key[0] == "name" for key, _ in ordered)]
-        limit = max(1, (size.lines - 2 - len(tables)) // len(tables))
-        for title in tables:
-            rows = [(key[1], count[0], count[1]) for key, count in ordered if key[0] == title][:limit]
-            wide = min(max([36, *(len(label) for label, _, _ in rows)]), max(12, size.columns - 40))
+        for title, found in tables.items():
             text.append(f"{title:{wide}} {'packets':>11} {'bytes':>15}")
-            for label, length, packets in rows:
-                bar = "█" * round(length * max(0, size.columns - wide - 30) / (rows[0][1] or 1))
+            for label, length, packets in found[:limit]:
+                bar = "█" * round(length * max(0, size.columns - wide - 30) / (found[0][1] or 1))
                 label = label if len(label) <= wide else f"{label[: wide - 1]}…"
-                text.append(f"{label:{wide}} {packets:11,} {length:15,} {bar}")
-        return "\n".join(text)
+                text.append(f"{label:{wide}} {packets:11,} {length:15,} {bar}".rstrip())
+            text.append("")
+        return "\n".join(text[:-1])
 
 
 # Library functions, and files to write.
@@ -1529,7 +1532,8 @@ class Output:
         if self._top:
             with output_errors():
                 start = "\x1b[H\x1b[J" if self._refreshes else ""
-                print(start + self._top.table(shutil.get_terminal_size()), flush=True)
+                size = shutil.get_terminal_size((80, 60))  # A file or a pipe gets 60 lines.
+                print(start + self._top.table(size), flush=True)
 
 
 def print_status(message: str, end: str = "\n") -> None:

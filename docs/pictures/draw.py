@@ -15,6 +15,8 @@ import os
 import pty
 import random
 import re
+import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -92,8 +94,9 @@ def weather():
 
 
 def sniff():
-    """Both servers and their clients, on loopback; needs root."""
-    with running("tcp_server.py", "--echo", "-q"), running("udp_server.py", "-q", "--port", "5353"):
+    """An echo server and clients that ask for names, on loopback; needs root."""
+    with running("tcp_server.py", "--echo", "-q"), socket.socket(type=socket.SOCK_DGRAM) as resolver:
+        resolver.bind(("127.0.0.1", 53))  # It does not answer. Without it, the kernel would refuse the queries.
         threading.Thread(target=talk).start()
         text = shown("sniff.py", "-i", "lo", "--top", "--duration", "4")
     return f"$ sudo python3 sniff.py -i lo --top\n{text}"
@@ -101,13 +104,32 @@ def sniff():
 
 def talk():
     time.sleep(1.5)  # until the sniffer listens: it says so on the terminal, not here
-    quiet = {"cwd": ROOT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    for command in (
-        ["async_client.py", "-n", "200", "-r", "4", "--message", "x" * 100],
-        ["async_client.py", "--host", "127.0.0.2", "-n", "200", "--port", "12345"],
-        *(["udp_server.py", "--port", "5353", "--send", "x" * size] for size in (100, 1_000, 10_000, 60_000)),
-    ):
-        subprocess.run([sys.executable, *command], **quiet)
+    visits = {"www.example.org": 40, "cdn.example.net": 25, "mail.example.org": 15, "news.example.com": 5}
+    for name, count in visits.items():
+        for number in range(count):
+            ask_for(name)
+            first = b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % name.encode() if name[0] == "n" else client_hello(name)
+            with socket.create_connection(("127.0.0.1", 12345)) as client:
+                client.sendall(first + bytes(500 * number))
+                client.shutdown(socket.SHUT_WR)
+                while client.recv(65_536):
+                    pass
+
+
+def ask_for(name):
+    """Send a DNS query (RFC 1035)."""
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    query = struct.pack("!6H", 7, 0x100, 1, 0, 0, 0) + labels + struct.pack("!BHH", 0, 1, 1)
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.sendto(query, ("127.0.0.1", 53))
+
+
+def client_hello(name):
+    outgoing = ssl.MemoryBIO()
+    tls = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
 
 
 class Site(http.server.BaseHTTPRequestHandler):
@@ -139,7 +161,7 @@ def http_analyzer():
     text = shown("http_analyzer.py", "-i", "lo", "--summary", "--duration", "4")
     server.shutdown()
     server.server_close()
-    summary = text.splitlines()[next(n for n, line in enumerate(text.splitlines()) if "bodies:" in line) :]
+    summary = text.splitlines()[next(n for n, line in enumerate(text.splitlines()) if "exchanges;" in line) :]
     lines = "\n".join(line if len(line) <= COLUMNS else f"{line[: COLUMNS - 1]}…" for line in summary)
     return f"$ sudo python3 http_analyzer.py -i lo --summary --duration 4\n…\n{lines}"
 
@@ -148,7 +170,10 @@ def visit(number):
     time.sleep(1.5)  # until the analyzer listens
     client = http.client.HTTPConnection("127.0.0.1", 8000)
     for page in range(400):
-        client.request("POST" if page % 10 == 3 else "GET", f"/{number}/{page}", headers={"Host": f"www{number}.test"})
+        urls = ("/", "/style.css", f"/search?q={page}", f"/item?id={page}", "/login")
+        (url,) = random.choices(urls, weights=(5, 4, 3, 2, 1))
+        host = ("www", "www", "shop", "news")[number] + ".example.org"
+        client.request("POST" if url == "/login" else "GET", url, headers={"Host": host})
         client.getresponse().read()
     client.close()
 
