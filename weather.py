@@ -1050,7 +1050,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print_message("error", str(error))
         return 2
-    if len(args.city) > 1 and any(isinstance(error, CityNotFound) for error in errors):
+    are_words = len(args.city) > 1 and not any(" " in city for city in args.city)
+    if are_words and any(isinstance(error, CityNotFound) for error in errors):
         words = printable(" ".join(args.city)[:MAX_TEXT_CHARS])
         print_message("info", f"a name of several words needs quotes: {PROGRAM} '{words}'")
     return int(bool(errors))

@@ -179,6 +179,7 @@ def test_several_cities_keep_their_order_and_one_that_fails_loses_no_other(run, 
         "weather.py: error: Nowhere: no such city; check the spelling",
         "weather.py: info: a name of several words needs quotes: weather.py 'London Nowhere Paris'",
     ]
+    assert "quotes" not in run("weather.py", "London, UK", "Nowhere")[2]
 
 
 def test_four_cities_are_asked_at_the_same_time_and_twenty_in_order(run, server):
