@@ -435,7 +435,8 @@ def test_top_counts_packets_and_bytes(run, mixed):
     assert re.search(r"TCP 2001:db8::1 <> 2001:db8::2 port 7 +1 ", out)
 
 
-def test_top_prints_more_rows_into_a_pipe_than_on_a_small_terminal(run, tmp_path):
+def test_top_prints_more_rows_into_a_pipe_than_on_a_small_terminal(run, tmp_path, monkeypatch):
+    monkeypatch.delenv("LINES", raising=False)
     frames = [raw(ETHER / IP(src=f"192.0.2.{number}", dst="192.0.2.250") / UDP()) for number in range(20)]
     out = run("sniff.py", "-r", pcap(tmp_path / "a.pcap", frames), "--top")[1]
     assert [len(table.splitlines()) for table in out.split("\n\n")] == [2, 18, 18]
