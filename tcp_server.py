@@ -51,7 +51,7 @@ LOG_INTERVAL_S = 60.0  # A TLS failure with the same cause and address is logged
 MAX_LOGGED_FAILURES = 10_000  # causes and addresses that are remembered for this
 MAX_QUEUED_LINES = 10_000  # log lines that wait for a reader of the output; further lines are dropped
 BATCH_S = 0.01  # Log lines are collected for so long, because one write of many lines is cheaper.
-FLUSH_S = 0.25  # time to write the last log lines at the end
+FLUSH_S = 0.5  # time to write the last log lines at the end
 DAY_S = 86_400.0
 
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)

@@ -52,7 +52,7 @@ BATCH = 256  # datagrams received from one socket before the others get their tu
 MAX_QUEUED_LINES = 10_000  # log lines that wait for a reader of the output; further lines are dropped
 COUNTERS_LEVEL = logging.WARNING + 1  # The counters go to standard error, also with -q.
 BATCH_S = 0.01  # Log lines are collected for so long, because one write of many lines is cheaper.
-FLUSH_S = 0.25  # time to write the last log lines at the end
+FLUSH_S = 0.5  # time to write the last log lines at the end
 DAY_S = 86_400.0
 NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
