@@ -1268,8 +1268,9 @@ class MessageReader:
             self.pairing.lose_requests(problem)
 
     def _incomplete_message(self) -> Message | None:
-        """Return the message of which only the start line and some header lines were received."""
-        message = Message(self.started, self.start, bytes(self.pending[self.head_at :]))
+        """Return the message of which only the start line and some header lines were received, without a cut line."""
+        end = self.pending.rfind(b"\n") + 1
+        message = Message(self.started, self.start, bytes(self.pending[self.head_at : end]))
         if not self.is_response:
             self.pairing.add_request(message)
         elif message.is_interim():
