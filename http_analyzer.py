@@ -1089,9 +1089,11 @@ class MessageReader:
                 self.head_at = self.searched = match.end() - 1 - at
                 self.state = MessageReader._head
                 return self._head(data, at)
-        may_follow = len(data) - at < MAX_HEAD_BYTES and data.find(b"\n", at) < 0
-        if may_follow and PLAUSIBLE.match(data, at, at + PLAUSIBLE_BYTES):
-            return self._wait(data, at)
+        if data.find(b"\n", at) < 0:  # It is the start of a line, or a body that the head did not announce.
+            may_follow = len(data) - at < MAX_HEAD_BYTES and PLAUSIBLE.match(data, at, at + PLAUSIBLE_BYTES)
+            may_be_body = len(data) - at < MAX_LINE_BYTES and self.is_response is False and not self.probing
+            if may_follow or may_be_body:
+                return self._wait(data, at)
         self._reject()
         return at + 1
 

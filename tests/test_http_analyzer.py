@@ -762,17 +762,17 @@ def test_a_proxy_header_before_the_first_request_is_skipped(header):
     assert pairs_of((0, header + GET % 1), (1, OK % 201)) == [("/1", 201)]
 
 
-def test_a_body_without_a_length_that_comes_after_the_response_costs_one_pair_only():
-    turns = [
-        (0, POST % (0, b"")),
-        (1, OK % 200),
-        (0, b"a=1&b=2"),
-        (0, GET % 1),
-        (1, OK % 201),
-        (0, GET % 2),
-        (1, OK % 202),
-    ]
-    assert pairs_of(*turns) == [("/0", 200), (None, 201), ("/1", None), ("/2", 202)]
+@pytest.mark.parametrize(
+    ("body", "pairs"),
+    [
+        (b"a=1&b=2", [("/0", 200), ("/1", 201), ("/2", 202)]),
+        (bytes(9), [("/0", 200), ("/1", 201), ("/2", 202)]),
+        (b"a=1\nb=2", [("/0", 200), (None, 201), ("/1", None), ("/2", 202)]),  # A line can be a request.
+    ],
+)
+def test_a_body_without_a_length_that_comes_after_the_response_costs_at_most_one_pair(body, pairs):
+    sent = [(0, POST % (0, b"")), (1, OK % 200), (0, body), (0, GET % 1), (1, OK % 201), (0, GET % 2), (1, OK % 202)]
+    assert pairs_of(*sent) == pairs
 
 
 @pytest.mark.parametrize("field", [b"Transfer-Encoding: identity", b"Content-Length: ", b"Transfer-Encoding: zip"])
