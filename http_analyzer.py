@@ -847,6 +847,8 @@ REQUEST = re.compile(rb"(%s) ++([^\r\n]*[^\r\n ]) ++HTTP/(1\.\d)[ \t]*+\r?\n" % 
 RESPONSE = re.compile(rb"(?:HTTP/(1\.\d)|ICY) ++([1-9]\d\d)(?: ([^\r\n]*))?\r?\n")  # ICY: SHOUTcast servers
 RESPONSE_STARTS = (b"HTTP/", b"ICY ")
 PLAUSIBLE = re.compile(rb"(?:%s|HTTP/)(?:(?<=/)|(?= )|\Z)[^\r\n\0]*\r?\Z" % TOKEN)  # the first bytes of a start line
+REQUEST_START = re.compile(rb"(?:%s) \S" % METHODS)
+NO_METHOD = re.compile(rb"(?![A-Z]+\Z)[^ ]+")  # It is not the beginning of a method that the next segment continues.
 PLAUSIBLE_BYTES = 64  # This many bytes show whether a start line can follow.
 # One letter may stand before the method: it is the port in a binary PROXY header (\0\x50 is 80).
 LOST_REQUEST = re.compile(rb"(?<![A-Z]{2})(?:%s) \S{1,8000} HTTP/1\.[01]\r?\n" % METHODS)
@@ -987,8 +989,8 @@ class MessageReader:
         """Parse the next bytes. time: epoch seconds."""
         self.time = time
         self.is_after_gap = False
-        if self.pending and self.state == MessageReader._start_line and LOST_REQUEST.match(data):
-            self.pending.clear()  # These bytes were a body that the head did not announce.
+        if self.pending and self._begins_anew(data):
+            self.pending.clear()
         if self.pending:
             self.pending += data
             if b"\n" not in data and PLAUSIBLE_BYTES < len(self.pending) < MAX_LINE_BYTES:
@@ -1071,6 +1073,11 @@ class MessageReader:
         """End the request that waits for 100 (Continue), because the server has refused its body."""
         if self.message and not self.message.size:
             self._finish()
+
+    def _begins_anew(self, data: bytes) -> bool:
+        """Return whether a request begins, and the pending bytes were a body that the last head did not announce."""
+        is_body = self.state == MessageReader._start_line and NO_METHOD.fullmatch(self.pending)
+        return bool(is_body and REQUEST_START.match(data))
 
     def _wait(self, data: bytes, at: int) -> int:
         """Keep the bytes from an offset until more bytes arrive."""

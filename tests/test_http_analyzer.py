@@ -746,8 +746,10 @@ def test_bytes_that_are_not_http_do_not_shift_later_pairs(junk):
 
 @pytest.mark.parametrize("body", [b"hello", b"0123456789"])
 def test_a_body_without_a_length_is_not_a_part_of_the_next_method(body):
-    wire = Wire().open().send(0, POST % (0, b"")).send(0, body).send(1, OK % 200).send(0, GET % 1).send(1, OK % 201)
-    assert [(each.method, each.status) for each in exchanges(wire.frames)] == [("POST", 200), ("GET", 201)]
+    wire = Wire().open().send(0, POST % (0, b"")).send(0, body).send(1, OK % 200)
+    wire.send(0, GET % 1, [6]).send(1, OK % 201).send(0, b"PROPPATCH / HTTP/1.1\r\n\r\n", [4]).send(1, OK % 207)
+    found = [(each.method, each.status) for each in exchanges(wire.frames)]
+    assert found == [("POST", 200), ("GET", 201), ("PROPPATCH", 207)]
 
 
 @pytest.mark.parametrize(
