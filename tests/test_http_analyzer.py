@@ -777,6 +777,43 @@ def test_a_body_without_a_length_that_comes_after_the_response_costs_at_most_one
     assert pairs_of(*sent) == pairs
 
 
+ODD_REQUESTS = [
+    b"GET /%d HTTP/1.1\r\n\r\n",
+    b"GET /%d HTTP/1.1\r\n\r\n\0\0\0",
+    b"POST /%d HTTP/1.1\r\n\r\na=1&b=2",
+    b"POST /%d HTTP/1.1\r\nContent-Length: x\r\n\r\na\nb",
+    b"POST /%d HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n",
+    b"POST /%d HTTP/1.1\r\nTransfer-Encoding: identity\r\n\r\nbody",
+    b"POST /%d HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",
+]
+ODD_RESPONSES = [
+    b"HTTP/1.1 200 OK\r\nContent-Type: t/%d\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nContent-Type: t/%d\r\nContent-Length: 2\r\n\r\nok\0junk",
+    b"HTTP/1.1 200 OK\r\nContent-Type: t/%d\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\nContent-Type: t/%d\r\n\r\nbody\r\n",
+    b"HTTP/1.1 304 Not Modified\r\nContent-Type: t/%d\r\nContent-Length: 2\r\n\r\nok",
+]
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_clients_and_servers_that_break_the_rules_never_cause_a_wrong_pair(lost):
+    rng = random.Random(lost)
+    paired = 0
+    for _ in range(300):
+        wire = Wire().open()
+        for number in range(5):
+            for side, odd in ((0, ODD_REQUESTS), (1, ODD_RESPONSES)):
+                data = rng.choice(odd) % number
+                wire.send(side, data, [rng.randrange(len(data))])
+        for _ in range(lost):
+            del wire.frames[rng.randrange(len(wire.frames))]
+        for found in exchanges(wire.frames):
+            if found.target and found.content_type:
+                assert found.content_type == f"t{found.target}"
+                paired += 1
+    assert paired > 300
+
+
 @pytest.mark.parametrize("field", [b"Transfer-Encoding: identity", b"Content-Length: ", b"Transfer-Encoding: zip"])
 def test_a_request_has_no_body_that_ends_with_the_connection(field):
     turns = [(0, POST % (0, field + b"\r\n")), (1, OK % 200), (0, GET % 1), (1, OK % 201)]
