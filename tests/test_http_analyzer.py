@@ -795,8 +795,8 @@ ODD_RESPONSES = [
 ]
 
 
-@pytest.mark.parametrize("lost", [0, 1, 2])
-def test_clients_and_servers_that_break_the_rules_never_cause_a_wrong_pair(lost):
+@pytest.mark.parametrize(("lost", "least"), [(0, 1_400), (1, 1_200), (2, 1_000)])
+def test_clients_and_servers_that_break_the_rules_never_cause_a_wrong_pair(lost, least):
     rng = random.Random(lost)
     paired = 0
     for _ in range(300):
@@ -811,7 +811,7 @@ def test_clients_and_servers_that_break_the_rules_never_cause_a_wrong_pair(lost)
             if found.target and found.content_type:
                 assert found.content_type == f"t{found.target}"
                 paired += 1
-    assert paired > 300
+    assert paired >= least  # of 1,500
 
 
 @pytest.mark.parametrize("field", [b"Transfer-Encoding: identity", b"Content-Length: ", b"Transfer-Encoding: zip"])
