@@ -1451,6 +1451,10 @@ class Stream:
                 return segment
         return None
 
+    def waits_for_peer(self) -> bool:
+        """Return whether the next segment acknowledges bytes of the other side that have not passed."""
+        return bool(self.out_of_order) and self.out_of_order[0][3] > self.peer.next
+
     def gap(self, is_forced: bool) -> int:
         """Return how many missing bytes count as lost: those that the other side has acknowledged, or all if forced.
 
@@ -1629,6 +1633,8 @@ class Conversation:
     def _skip_gap(self, is_forced: bool) -> bool:
         """Declare missing bytes lost, first those of the side that must send now. Return whether it helped."""
         first = self.last if self.last.reader.is_inside_message() else self.last.peer
+        if first.waits_for_peer() and first.peer.out_of_order and not first.peer.waits_for_peer():
+            first = first.peer  # It sent its next segment before it received the missing bytes of the other one.
         for stream in (first, first.peer):
             size = stream.gap(is_forced)
             if size > 0:
