@@ -282,6 +282,14 @@ def test_where_losses_hide_how_many_are_pipelined_nothing_is_paired_wrongly(said
         assert each.target is None or each.status is None or each.target == f"/{each.status - 200}"
 
 
+def test_of_two_gaps_the_request_comes_first_that_was_sent_before_the_response_arrived():
+    """Of three pipelined requests, the second one and the first response are missing."""
+    wire = Wire().open().send(0, GET % 1).send(0, GET % 2).send(0, GET % 3)
+    wire.send(1, OK % 201).send(1, OK % 202).send(1, OK % 203)
+    frames = [frame for number, frame in enumerate(wire.frames) if number not in (4, 6)]  # without GET 2 and 201
+    assert [(each.target, each.status) for each in exchanges(frames) if each.target and each.status] == []
+
+
 def test_more_open_requests_than_the_limit_are_all_reported():
     wire = Wire().open()
     for number in range(5_000):
