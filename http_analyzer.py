@@ -1704,11 +1704,17 @@ def field_text(message: Message, name: bytes) -> str | None:
     return None if value is None else decode_text(value)
 
 
+def problems_of(request: Message | None, response: Message | None) -> tuple[str, ...]:
+    problems = (request.problems if request else ()) + (response.problems if response else ())
+    if request and response:
+        return tuple(dict.fromkeys(problems)) if problems else ()
+    return (*dict.fromkeys(problems), "no response" if request else "no request")
+
+
 def make_exchange(key: bytes, request: Message | None, response: Message | None, headers: bool) -> Exchange:
     """Return the exchange of a request and its response, of which one may be None."""
     client, server = endpoints(key)
     method = url = host = target = version = agent = status = reason = kind = ttfb_s = duration_s = None
-    problems = (request.problems if request else ()) + (response.problems if response else ())
     begin = request or response
     time = begin.time if begin else 0.0
     if request:
@@ -1719,8 +1725,6 @@ def make_exchange(key: bytes, request: Message | None, response: Message | None,
         if absolute:
             host = absolute[1]  # The Host field does not count (RFC 9112 section 3.2.2).
         url = request_url(method, target, host or server)
-    else:
-        problems += ("no request",)
     if response:
         version = version or decode_text(response.start[0] or b"1.0")
         status = int(response.start[1])
@@ -1728,12 +1732,10 @@ def make_exchange(key: bytes, request: Message | None, response: Message | None,
         kind = field_text(response, b"content-type")
         if request:  # The clock of the capture may go backwards.
             ttfb_s, duration_s = max(response.time - time, 0.0), max(response.end - time, 0.0)
-    else:
-        problems += ("no response",)
     return Exchange(
         time, client, server, method, url, host, target, version, status, reason,
         request.size if request else None, response.size if response else None, kind, agent, ttfb_s, duration_s,
-        tuple(dict.fromkeys(problems)) if problems else (),
+        problems_of(request, response),
         header_lines(request) if headers else None,
         header_lines(response) if headers else None,
     )  # fmt: skip
@@ -1855,13 +1857,12 @@ class HTTPAnalyzer:
             self._receive(stream, time, segment)
         elif data:
             reader = stream.reader
-            size = len(data)
             if seq != stream.next & MASK or ack != stream.peer.next & MASK:
                 self._receive(stream, time, segment)
-            elif size < reader.left and reader.counting and conversation.last is stream:
-                stream.next += size  # the short way for most segments: only count the bytes
-                reader.left -= size
-                reader.message.size += size  # type: ignore[union-attr]
+            elif len(data) < reader.left and reader.counting and conversation.last is stream:
+                stream.next += len(data)  # the short way for most segments: only count the bytes
+                reader.left -= len(data)
+                reader.message.size += len(data)  # type: ignore[union-attr]
                 reader.time = time
             else:
                 conversation.deliver(stream, time, data)
