@@ -488,16 +488,16 @@ def test_the_silence_counts_from_the_last_byte_sent(script, playing):
         for expected in (b"a", b"b", b""):
             assert connection.recv(100) == expected
             arrived.put(expected)
-        threading.Event().wait(0.4)
+        threading.Event().wait(0.5)
         connection.sendall(b"answer")
 
-    client = raw_client(script, playing(part), "--send", "-", "--timeout", 0.8, stdin=subprocess.PIPE)
+    client = raw_client(script, playing(part), "--send", "-", "--timeout", 1.2, stdin=subprocess.PIPE)
     for letter in "ab":
         client.stdin.write(letter)
         client.stdin.flush()
         assert arrived.get(timeout=WAIT_S) == letter.encode()
         with pytest.raises(subprocess.TimeoutExpired):
-            client.wait(0.3)
+            client.wait(0.45)
     end_input(client)
     assert client.stdout.buffer.read() == b"answer"
     assert client.finish()[::2] == (0, "")
@@ -905,8 +905,8 @@ def test_a_server_that_reads_slowly_is_not_silent(playing):
             connection.sendall(data)
             threading.Event().wait(0.01)
 
-    data = os.urandom(4 * MIB)
-    assert receive("localhost", playing(slow_echo), send=data, timeout_s=0.3, max_bytes=len(data)) == data
+    data = os.urandom(8 * MIB)
+    assert receive("localhost", playing(slow_echo), send=data, timeout_s=0.6, max_bytes=len(data)) == data
 
 
 def test_stream_yields_before_the_server_closes(playing):

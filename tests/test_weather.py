@@ -569,7 +569,7 @@ def test_each_fault_is_reported_without_the_key(provider, paths, name, get, serv
     faults, kind, words, attempts = FAULTS[name]
     path = paths[provider]
     server.faults[path] = [*faults]
-    timeout_s = 0.1 if kind is weather.TooSlow else 5
+    timeout_s = 0.2 if kind is weather.TooSlow else 5
     with caplog.at_level(logging.DEBUG), pytest.raises(weather.WeatherError, match=words) as caught:
         get("London", provider, timeout_s=timeout_s)
     assert isinstance(caught.value, kind)
