@@ -1006,7 +1006,7 @@ def test_ten_lines_wait_forever_for_a_silent_server(script, run, playing):
 
 
 def test_ten_lines_send_everything_before_they_read(script, run, serving, noise):
-    port = serving(TCPServer(("127.0.0.1", 0), Echo, timeout_s=0.3)).address[1]
+    port = serving(TCPServer(("127.0.0.1", 0), Echo, timeout_s=1.0)).address[1]
     with noise.open() as source:
         client = raw_client(script, port, "--send", "-", stdin=source)
     assert len(client.stdout.buffer.read()) == 8 * MIB
