@@ -174,9 +174,10 @@ class Connection:
 
     def _flush(self) -> bool:
         """Send waiting data, and watch for room if some is left. Return whether everything was sent."""
-        sent = 1
-        while self._unsent and sent:
+        while self._unsent:
             sent = self._push(self._unsent)
+            if not sent:
+                break
             del self._unsent[:sent]
         self._watch(selectors.EVENT_WRITE if self._unsent else selectors.EVENT_READ)
         return not self._unsent

@@ -179,6 +179,18 @@ def one_error(result):
     return errors[0]
 
 
+def only_error(result):
+    """Return the error line of a script that has failed and has printed nothing else to standard error."""
+    error = one_error(result)
+    assert result[2] == f"{error}\n"
+    return error
+
+
+def write_setting(path, value):
+    """Change a setting of the kernel, as sysctl does. Use it in a network namespace only."""
+    (pathlib.Path("/proc/sys") / path).write_text(value)
+
+
 def open_files():
     """How many descriptors this process has open (Linux)."""
     return len(os.listdir("/proc/self/fd"))

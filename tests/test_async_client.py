@@ -24,7 +24,7 @@ from conftest import (
     free_port,
     in_namespace,
     needs_ipv6,
-    one_error,
+    only_error,
     process_status,
     reset,
     resolve_to,
@@ -132,6 +132,14 @@ def sends(*pieces, pause_s=0.0):
             threading.Event().wait(pause_s)
 
     return handle
+
+
+def one_error(result):
+    """Return the only line of an error; no reply was printed."""
+    error = only_error(result)
+    assert "Received" not in result[1]
+    assert error[-1] not in ": "
+    return error
 
 
 def numbers(result, status=0):

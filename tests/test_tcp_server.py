@@ -364,11 +364,13 @@ def test_the_idle_timeout_is_a_flag_and_its_line_names_the_client(script, connec
 
 
 @needs_ipv6
-def test_an_ipv6_address_alone_is_served(script, connect):
+def test_an_ipv6_address_alone_is_served_and_its_client_is_logged_in_brackets(script, connect):
     process = script("tcp_server.py", "--host", "::1", "--port", 0)
     line = process.stdout.readline()
     assert line.startswith("Listening on [::1]:")
-    assert read_to_end(connect(("::1", int(line.rpartition(":")[2])))) == GREETING
+    client = connect(("::1", int(line.rpartition(":")[2])))
+    assert read_to_end(client) == GREETING
+    assert process.stdout.readline() == f"Connection from [::1]:{client.getsockname()[1]}\n"
 
 
 # Many clients, and limits

@@ -13,7 +13,16 @@ import sys
 import threading
 
 import pytest
-from conftest import TIME_LIMIT_S, free_port, in_namespace, needs_ipv6, one_error, resolve_to, wait_for_route
+from conftest import (
+    TIME_LIMIT_S,
+    free_port,
+    in_namespace,
+    needs_ipv6,
+    only_error,
+    resolve_to,
+    wait_for_route,
+    write_setting,
+)
 
 from udp_server import UDPServer, ask
 
@@ -140,7 +149,7 @@ def test_send_minus_sends_standard_input_as_one_datagram(script, serving):
 def test_a_broadcast_address_needs_the_option_and_its_answer_may_come_from_elsewhere(script, serving):
     server = serving(UDPServer(("", 0)))
     arguments = ("udp_server.py", "--host", "127.255.255.255", "--port", server.address[1], "--send", "hi")
-    assert "Permission denied" in one_error(script(*arguments).finish())
+    assert "Permission denied" in only_error(script(*arguments).finish())
     assert script(*arguments, "--broadcast").finish() == (0, "Server received: hi\n", "")
 
 
@@ -200,20 +209,20 @@ def test_send_of_an_empty_text_is_an_empty_datagram(script, serving):
 
 def test_send_to_nobody_is_one_line_and_status_1(run):
     result = run("udp_server.py", "--port", free_port(socket.SOCK_DGRAM), "--send", "hi", "--timeout", 20)
-    assert "refused" in one_error(result)
+    assert "refused" in only_error(result)
     assert result[1] == ""
 
 
 def test_send_without_an_answer_in_time_is_one_line_and_status_1(run, serving):
     server = serving(UDPServer(("127.0.0.1", 0), lambda data, peer: None))
     result = run("udp_server.py", "--port", server.address[1], "--send", "hi", "--timeout", 0.2)
-    assert "time" in one_error(result)
+    assert "time" in only_error(result)
     assert server.received == 1
 
 
 def test_send_of_too_long_a_datagram_is_one_error_and_status_1(run, serving):
     server = serving(UDPServer(("127.0.0.1", 0)))
-    assert "long" in one_error(run("udp_server.py", "--port", server.address[1], "--send", "x" * 65_508))
+    assert "long" in only_error(run("udp_server.py", "--port", server.address[1], "--send", "x" * 65_508))
 
 
 def test_ask_finds_the_server_on_the_second_address_of_a_name(serving, monkeypatch):
@@ -408,8 +417,7 @@ def test_ten_lines_answer_from_another_address(script, name, answers_from):
 @needs_ipv6
 def test_port_0_looks_for_one_that_is_free_in_both_families(monkeypatch):
     def job():
-        with open("/proc/sys/net/ipv4/ip_local_port_range", "w") as ports:
-            ports.write("40000 40007")
+        write_setting("net/ipv4/ip_local_port_range", "40000 40007")
         with contextlib.ExitStack() as taken:
             for port in range(40000, 40007):
                 sock = taken.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
