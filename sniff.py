@@ -554,7 +554,6 @@ HTTP_HOST = re.compile(rb"\r\nHost:[ \t]*([^\r\n]{1,255})", re.IGNORECASE)
 
 Fields = dict[str, Any]  # the values of a packet, with the keys of Packet
 Decoder = Callable[[Fields, bytes], None]  # It adds the values of a payload.
-PLAIN_ETHERNET = (b"\x08\0", b"\x86\xdd")
 
 BIDIRECTIONAL = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # controls of the text direction (UAX 9)
 NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
@@ -614,8 +613,8 @@ def dissect(frame: bytes, linktype: int, length: int) -> Fields:
     """Decode a frame into a dict. decode() wraps it in a Packet, which doubles the cost."""
     fields: Fields = {"proto": ""}
     try:
-        if linktype == ETHERNET and frame[12:14] in PLAIN_ETHERNET:  # the most frequent kind
-            network(fields, frame, unpack_16(frame, 12)[0], 14)
+        if linktype == ETHERNET and frame[12:14] == b"\x08\0":  # the most frequent kind
+            ipv4(fields, frame, 14)
         elif linktype in LINK_LAYERS:
             fields["proto"], read_header = LINK_LAYERS[linktype]
             if not network(fields, frame, *read_header(frame)) and linktype == ETHERNET:
@@ -799,26 +798,24 @@ def escaped(text: str) -> str:
 def dns(fields: Fields, message: bytes) -> None:
     """Decode the questions or the answers of a DNS message (RFC 1035 section 4.1)."""
     bits, questions, answers = unpack_dns(message)
-    names = []
-    kinds = []
+    asked = []
     at = 12
     for _ in range(min(questions, MAX_RECORDS)):
         name, at = dns_name(message, at)
-        names.append(name)
-        kinds.append(record_type(message, at))
+        asked.append((name, record_type(message, at)))
         at += 4
     if not bits >> 15:
-        set_info(fields, ", ".join(map("{}? {}".format, kinds[:SHOWN_ANSWERS], names)), names[0])
+        set_info(fields, ", ".join([f"{kind}? {name}" for name, kind in asked[:SHOWN_ANSWERS]]), asked[0][0])
     elif bits & 15:
-        set_info(fields, " ".join([RCODES.get(bits & 15) or f"rcode {bits & 15}", *names]))
+        set_info(fields, " ".join([RCODES.get(bits & 15) or f"rcode {bits & 15}", *(name for name, _ in asked)]))
     else:
         none = "(truncated)" if bits & 0x200 else "(no answer)"  # The client asks again over TCP if it is truncated.
-        set_info(fields, dns_answers(message, at, answers, names) or f"{names[0]} {kinds[0]} {none}")
+        text = dns_answers(message, at, answers, [name for name, _ in asked[:1]])
+        set_info(fields, text or " ".join([*asked[0], none]))
 
 
-def dns_answers(message: bytes, at: int, answers: int, names: list[str]) -> str:
+def dns_answers(message: bytes, at: int, answers: int, texts: list[str]) -> str:
     """Return the name, the types and the first values of the answers, as far as they can be read."""
-    texts = names[:1]
     last = ""
     try:
         for _ in range(min(answers, SHOWN_ANSWERS)):
@@ -994,10 +991,6 @@ NETWORKS: dict[int, Callable[[Fields, bytes, int], None]] = {
 
 # Formats: a packet as text.
 
-NOTES = {
-    "flags": " [%s]", "info": " %s", "fragment": " fragment at %s",
-    "truncated": " [truncated]%.0s", "malformed": " [malformed]%.0s",
-}  # fmt: skip
 DOTS = bytes(byte if 32 <= byte < 127 else ord(".") for byte in range(256))
 FIRST_SECOND, LAST_SECOND = -62_135_510_400, 253_402_214_400  # the years 1 to 9999 in all time zones, for strftime()
 MAX_COUNTED = 20_000  # rows that --top counts; above that, the half with the fewest bytes is dropped
@@ -1021,11 +1014,28 @@ def format_line(
         before += f"{printable(interface)} "
     if link_addresses and linktype == ETHERNET:
         before += f"{frame[6:12].hex(':')} > {frame[:6].hex(':')} "
-    notes = "" if quiet else "".join([NOTES[key] % (fields[key],) for key in fields if key in NOTES])
-    if "vlan" in fields:
-        notes = f" vlan {', '.join(map(str, fields['vlan']))}{notes}"
     ends = conversation(get("src"), get("dst"), get("sport"), get("dport"))
-    return f"{before}{fields['proto']}{ends} {length} bytes{notes}\n"
+    return f"{before}{fields['proto']}{ends} {length} bytes{format_notes(fields, quiet)}\n"
+
+
+def format_notes(fields: Fields, quiet: bool) -> str:
+    """Return the end of a line. quiet: only the VLANs."""
+    notes = ""
+    if "vlan" in fields:
+        notes = f" vlan {', '.join(map(str, fields['vlan']))}"
+    if quiet:
+        return notes
+    if "fragment" in fields:
+        notes += f" fragment at {fields['fragment']}"
+    if "flags" in fields:
+        notes += f" [{fields['flags']}]"
+    if "info" in fields:
+        notes += f" {fields['info']}"
+    if "truncated" in fields:
+        notes += " [truncated]"
+    if "malformed" in fields:
+        notes += " [malformed]"
+    return notes
 
 
 @lru_cache(8192)
