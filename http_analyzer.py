@@ -1850,7 +1850,8 @@ class HTTPAnalyzer:
         if stream is None:
             return []
         conversation = stream.conversation
-        self._now = max(self._now, time)
+        if time > self._now:
+            self._now = time
         if self._now - conversation.seen > SWEEP_S:
             self._touch(conversation)
         if flags & (FIN | SYN | RST) or cut or conversation.waiting_segments or conversation.is_reset:
