@@ -351,7 +351,7 @@ def bounded(kind: type[float], low: float, high: float, text: str) -> float:
     with contextlib.suppress(ValueError):
         if low <= kind(text) <= high:
             return kind(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:,.15g} to {high:,.15g}")
 
 
 def new_parser() -> argparse.ArgumentParser:
@@ -440,10 +440,13 @@ def format_summary(summary: dict[str, Any]) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    for factor, unit in ((1, "s"), (1e3, "ms")):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
+    value = seconds
+    unit = "s"
+    for smaller in ("ms", "µs"):
+        if value < 0.9995:  # Three digits would not round it to 1.
+            value *= 1e3
+            unit = smaller
+    return f"{value:.3g} {unit}" if value < 999.5 else f"{value:,.0f} {unit}"
 
 
 def measure(args: argparse.Namespace, options: dict[str, Any]) -> int:

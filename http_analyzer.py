@@ -2045,10 +2045,13 @@ def format_time(second: int, form: str) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    for factor, unit in ((1, "s"), (1e3, "ms")):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
+    value = seconds
+    unit = "s"
+    for smaller in ("ms", "µs"):
+        if value < 0.9995:  # Three digits would not round it to 1.
+            value *= 1e3
+            unit = smaller
+    return f"{value:.3g} {unit}" if value < 999.5 else f"{value:,.0f} {unit}"
 
 
 def text_line(exchange: Exchange, saved: str | None = None, colors: bool = False) -> str:
@@ -2462,7 +2465,7 @@ def bounded(kind: type[float], low: float, high: float, text: str) -> float:
     with contextlib.suppress(ValueError):
         if low <= kind(text) <= high:
             return kind(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:,.15g} to {high:,.15g}")
 
 
 def new_parser() -> argparse.ArgumentParser:
@@ -2495,7 +2498,7 @@ def add_capture_arguments(parser: argparse.ArgumentParser) -> None:
     add("filter", nargs="*", metavar="FILTER", help="a BPF expression, see pcap-filter(7) (default: all TCP)")
     add("-i", metavar="IFACE", help='capture on this interface, or on "any" (default: that of the default route)')
     add("-r", metavar="FILE", nargs="+", action="append", help='read capture files; "-" is standard input')
-    add("-c", type=partial(bounded, int, 1, sys.maxsize), metavar="COUNT", help="stop after COUNT exchanges")
+    add("-c", type=partial(bounded, int, 1, 1_000_000_000_000), metavar="COUNT", help="stop after COUNT exchanges")
     seconds = partial(bounded, float, 0.01, 86_400)
     add("--duration", type=seconds, metavar="SECONDS", help="stop after this time")
     parser.set_defaults(files=[])

@@ -1374,7 +1374,7 @@ def bounded(kind: type[float], low: float, high: float, text: str) -> float:
     with contextlib.suppress(ValueError):
         if low <= kind(text) <= high:
             return kind(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:,.15g} to {high:,.15g}")
 
 
 def new_parser() -> argparse.ArgumentParser:
@@ -1389,7 +1389,7 @@ def new_parser() -> argparse.ArgumentParser:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser()
-    count = partial(bounded, int, 1, sys.maxsize)
+    count = partial(bounded, int, 1, 1_000_000_000_000)
     size = partial(bounded, float, 0.000_1, 1e9)
     add = parser.add_argument_group("capture").add_argument
     add("-i", metavar="IFACE", help='interface, or "any" for all (default: that of the default route)')

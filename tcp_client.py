@@ -350,7 +350,7 @@ def bounded(kind: type[float], low: float, high: float, text: str) -> float:
     with contextlib.suppress(ValueError):
         if low <= kind(text) <= high:
             return kind(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:,.15g} to {high:,.15g}")
 
 
 def new_parser() -> argparse.ArgumentParser:
@@ -379,7 +379,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     data("--send", metavar="TEXT", help="send TEXT (- for standard input), then shut down the sending side")
     data("--no-shutdown", action="store_true", help="keep the sending side open, which some servers need")
     data("--raw", action="store_true", help="copy the received bytes to standard output unchanged")
-    data("--max-bytes", type=partial(bounded, int, 1, sys.maxsize), metavar="N", help="limit (default for text: 1 MiB)")
+    data("--max-bytes", type=partial(bounded, int, 1, 10**14), metavar="N", help="limit (default for text: 1 MiB)")
     tls = parser.add_argument_group("TLS").add_argument
     tls("--tls", action="store_true", help="use TLS, and check the server's certificate")
     tls("--ca", metavar="FILE", help="trust the certificates in this PEM file instead of the system's")

@@ -346,7 +346,7 @@ def bounded(kind: type[float], low: float, high: float, text: str) -> float:
     with contextlib.suppress(ValueError):
         if low <= kind(text) <= high:
             return kind(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:,.15g} to {high:,.15g}")
 
 
 def new_parser() -> argparse.ArgumentParser:

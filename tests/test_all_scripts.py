@@ -29,6 +29,8 @@ from conftest import (
     write_setting,
 )
 
+import async_client
+import http_analyzer
 import tcp_client
 from tcp_server import Greeter, TCPServer
 from udp_server import UDPServer
@@ -197,6 +199,7 @@ def test_wrong_usage_is_one_error_and_status_2(name, words, run):
     status, out, err = run(name, *words.split())
     assert (status, out) == (2, "")
     assert err.splitlines()[-1].startswith(f"{name}: error: ")
+    assert "e+" not in err  # Limits are printed as 1,000,000 and not as 1e+06.
 
 
 @every_sniffer
@@ -312,6 +315,13 @@ def test_dropped_lines_are_counted_when_the_reader_reads_again(name, flooded):
     process.send_signal(signal.SIGTERM)
     reader.join(TIME_LIMIT_S)
     assert re.fullmatch(rf"{re.escape(name)}: warning: \d+ log lines were dropped, .*\n", line)
+
+
+@pytest.mark.parametrize("module", [async_client, http_analyzer])
+def test_times_have_three_digits_and_the_unit_that_fits(module):
+    times = {0.0: "0 µs", 1.234e-6: "1.23 µs", 9.994e-4: "999 µs", 9.996e-4: "1 ms", 0.25: "250 ms", 1.5: "1.5 s"}
+    times |= {999.4: "999 s", 1_234.5: "1,234 s"}
+    assert {seconds: module.format_seconds(seconds) for seconds in times} == times
 
 
 # Text from the network
