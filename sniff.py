@@ -631,7 +631,7 @@ def dissect(frame: bytes, linktype: int, length: int) -> Fields:
 
 unpack_16, unpack_2x16 = struct.Struct("!H").unpack_from, struct.Struct("!HH").unpack_from
 unpack_ipv4, unpack_ipv6 = struct.Struct("!BxHxxHxB10x").unpack_from, struct.Struct("!B3xHBx32x").unpack_from
-unpack_dns = struct.Struct("!2xHHH").unpack_from
+unpack_dns, unpack_record = struct.Struct("!2xHHH").unpack_from, struct.Struct("!H6xH").unpack_from
 unpack_tcp, unpack_udp = struct.Struct("!12xH6x").unpack_from, struct.Struct("!4xHxx").unpack_from
 
 
@@ -802,7 +802,7 @@ def dns(fields: Fields, message: bytes) -> None:
     at = 12
     for _ in range(min(questions, MAX_RECORDS)):
         name, at = dns_name(message, at)
-        asked.append((name, record_type(message, at)))
+        asked.append((name, record_type(unpack_16(message, at)[0])))
         at += 4
     if not bits >> 15:
         set_info(fields, ", ".join([f"{kind}? {name}" for name, kind in asked[:SHOWN_ANSWERS]]), asked[0][0])
@@ -824,8 +824,8 @@ def dns_answers(message: bytes, at: int, answers: int, texts: list[str]) -> str:
             else:
                 owner, at = dns_name(message, at)
                 texts = texts or [owner]
-            kind = record_type(message, at)
-            size = unpack_16(message, at + 8)[0]
+            number, size = unpack_record(message, at)
+            kind = record_type(number)
             if kind != last:
                 texts.append(kind)
             texts.append(dns_value(message, kind, at + 10, at + 10 + size))
@@ -838,9 +838,8 @@ def dns_answers(message: bytes, at: int, answers: int, texts: list[str]) -> str:
     return " ".join(texts) if last else ""
 
 
-def record_type(message: bytes, at: int) -> str:
-    kind = unpack_16(message, at)[0]
-    return RECORD_TYPES.get(kind) or f"TYPE{kind}"
+def record_type(number: int) -> str:
+    return RECORD_TYPES.get(number) or f"TYPE{number}"
 
 
 def dns_name(message: bytes, at: int) -> tuple[str, int]:
