@@ -1405,7 +1405,6 @@ class Pairing:
 
 MASK, HALF = 0xFFFFFFFF, 0x80000000  # Sequence numbers are counted modulo 2**32.
 UNKNOWN = -1  # a sequence number
-BODY_STATE = MessageReader._body
 
 # The fields are the sequence number, the negative length (the longer of two segments comes first), time,
 # acknowledgement, whether it is a FIN, payload, and the number of bytes that the snapshot length removed.
@@ -2096,7 +2095,7 @@ def json_line(exchange: Exchange, saved: str | None = None, bodies: bool = False
     return encode_json(columns)
 
 
-def combined_line(exchange: Exchange) -> str:
+def combined_line(exchange: Exchange, saved: str | None = None) -> str:
     """Return a line of Apache's Combined Log Format. 499 is nginx's status for a request that got no response."""
     moment = format_time(int(exchange.time), "%d/%b/%Y:%H:%M:%S %z")
     headers = {name.lower(): value for name, value in exchange.request_headers or ()}
@@ -2108,7 +2107,7 @@ def combined_line(exchange: Exchange) -> str:
     return f'{address} - - [{moment}] "{request}" {exchange.status or 499} {size} "{referer}" "{agent}"'
 
 
-def har_entry(exchange: Exchange) -> str:
+def har_entry(exchange: Exchange, saved: str | None = None) -> str:
     """Return an entry of HAR 1.2 (http://www.softwareishard.com/blog/har-12-spec/)."""
     total, wait = (round((seconds or 0.0) * 1e3, 3) for seconds in (exchange.duration_s, exchange.ttfb_s))
     timings = {"blocked": -1, "dns": -1, "connect": -1, "ssl": -1, "send": 0, "wait": wait}
@@ -2191,7 +2190,8 @@ def name_value_pairs(items: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
 
 
 HOST = re.compile(r"(?=.{1,260}\Z)([\w-]+(\.[\w-]+)*|\[[\da-fA-F:.]+\])(:\d{1,5})?", re.ASCII)
-FORMATS: dict[str, Callable[[Exchange], str]] = {
+# A function of an exchange and the name of the file with its body, or None.
+FORMATS: dict[str, Callable[..., str]] = {
     "text": text_line,
     "json": json_line,
     "combined": combined_line,
@@ -2506,12 +2506,7 @@ def add_capture_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
-    add(
-        "--format",
-        choices=("text", "json", "combined", "har"),
-        default="text",
-        help="format of the exchanges (default: %(default)s)",
-    )
+    add("--format", choices=FORMATS, default="text", help="format of the exchanges (default: %(default)s)")
     add("--json", dest="format", action="store_const", const="json", help="same as --format json")
     add("--summary", action="store_true", help="print statistics instead of the exchanges")
     add("--headers", action="store_true", help="print all header lines")
@@ -2563,12 +2558,8 @@ class Run:
         self.failed = False
         self.notes = Counter[str]()
         self._files = BodyFiles(args.save) if args.save else None
-        self._formats: dict[str, Callable[[Exchange, str | None], str]] = {
-            "text": partial(text_line, colors=wants_colors()),
-            "json": partial(json_line, bodies=args.bodies),
-            "combined": lambda exchange, saved: combined_line(exchange),
-            "har": lambda exchange, saved: har_entry(exchange),
-        }
+        options = {"text": {"colors": wants_colors()}, "json": {"bodies": args.bodies}}
+        self._make_line = partial(FORMATS[args.format], **options.get(args.format, {}))
 
     def exchanges(self) -> Generator[Exchange]:
         """Return the exchanges of all files, or of the network."""
@@ -2627,12 +2618,11 @@ class Run:
 
     def _write_exchanges(self, found: Iterator[Exchange]) -> None:
         begin, end = (HAR_BEGIN, HAR_END) if self.args.format == "har" else ("", "")
-        make_line = self._formats[self.args.format]
         flush = not self.args.files or not all(map(os.path.isfile, self.args.files))
         print(begin, end="")
         with contextlib.suppress(KeyboardInterrupt):
             for number, exchange in enumerate(found):
-                line = make_line(exchange, self._save(exchange))
+                line = self._make_line(exchange, self._save(exchange))
                 if end:
                     print((",\n" if number else "") + line, end="", flush=flush)
                 else:
