@@ -344,6 +344,15 @@ class Query:
         name, *qualifiers = (part.strip()[:MAX_TEXT_CHARS] for part in text.split(","))
         return cls(name, tuple(filter(None, map(folded, qualifiers))))
 
+    def without_comma(self) -> "Query | None":
+        """Return "Paris, France" for "Paris France", or None if the last words name no country or state."""
+        words = self.name.split()
+        for number in range(1, len(words)):
+            end = folded(" ".join(words[number:]))
+            if end in CODES or end in STATE_NAMES:
+                return Query(" ".join(words[:number]), (end, *self.qualifiers))
+        return None
+
     @property
     def country_code(self) -> str | None:
         """The country's ISO code, if a qualifier names one and cannot mean a state as well, as CA can."""
@@ -633,7 +642,7 @@ class Provider:
         query = Query.parse(city)
         try:
             place = parse_coordinates(city)
-            place, *others = [place] if place else self.geocode(get, query)
+            place, *others = [place] if place else self._find(get, query)
             weather = self.current(get, place, days)
         except WeatherError as error:
             return error
@@ -650,6 +659,15 @@ class Provider:
         if rise and fall and not (fall - rise) % timedelta(days=1):
             rise = fall = None  # The sun does not rise or set; the times are placeholders.
         return dataclasses.replace(weather, others=tuple(named.values()), sunrise=rise, sunset=fall)
+
+    def _find(self, get: Get, query: Query) -> list[Place]:
+        try:
+            return self.geocode(get, query)
+        except CityNotFound:
+            shorter = query.without_comma()
+            if shorter is None:
+                raise
+        return self._find(get, shorter)
 
     def _get(self, deadline: float, cache_hits: list[str] | None, url: str, **params: Any) -> Any:
         """Return an answer from the cache or from the provider. Repeat a request if that is useful.

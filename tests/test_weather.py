@@ -855,6 +855,8 @@ WORLD = [
         ("Ankara, Turkey", 39.9), ("Ankara, Turkiye", 39.9), ("Seoul, Korea", 37.6),
         ("Tbilisi, Georgia", 41.7), ("Atlanta, Georgia", 33.7), ("Atlanta, GA", 33.7), ("London, CA", 43.0),
         ("Perth, WA", -32.0), ("Perth, WA, Australia", -32.0), ("Vancouver, WA", 45.6), ("Riyadh, SA", 24.7),
+        ("London UK", 51.5), ("paris texas", 33.7), ("Portland ME USA", 43.7), ("Portland OR, USA", 45.5),
+        ("Prague Czech Republic", 50.1),
     ],
 )  # fmt: skip
 def test_qualifiers_are_countries_and_regions_as_people_write_them(city, latitude, provider, get, monkeypatch):
