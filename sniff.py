@@ -424,10 +424,13 @@ def pick_interface(wanted: str | None) -> str:
     return wanted or str(conf.iface)
 
 
-def check_for_file(words: list[str]) -> None:
-    """Raise CaptureError if the filter is the name of a capture file: the option -r is missing."""
-    if words and re.search(r"\.(pcap|pcapng|cap|dump)(\.gz)?$|^[./~].*", words[0]):
-        raise CaptureError(f"{words[0]} is not a filter; did you mean -r {shlex.quote(words[0])}?")
+def check_first_word(words: list[str]) -> None:
+    """Raise CaptureError if a filter begins with a file or an interface: the option -r or -i is missing."""
+    first = words[0] if words else ""
+    if re.search(r"\.(pcap|pcapng|cap|dump)(\.gz)?$|^[./~].*", first):
+        raise CaptureError(f"{first} is not a filter; did you mean -r {shlex.quote(first)}?")
+    if first in [name for _, name in socket.if_nameindex()]:
+        raise CaptureError(f"{first} is not a filter; did you mean -i {first}?")
 
 
 def drop_privileges(user: str | None, created: list[int]) -> str:
@@ -1558,7 +1561,7 @@ def run(args: argparse.Namespace) -> None:
     stop.catch_signals()
     with contextlib.ExitStack() as files:
         if args.r is None:
-            check_for_file(args.filter)
+            check_first_word(args.filter)
             source: CaptureFile | Live = Live(files, args.i, expression, args.buffer << 20, not args.p)
         else:
             source = CaptureFile(files, args.r, expression, stop)

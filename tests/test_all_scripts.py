@@ -210,6 +210,12 @@ def test_a_capture_file_without_r_is_an_error_with_a_hint(name, file, run):
     assert f"did you mean -r {file}?" in err
 
 
+@every_sniffer
+def test_an_interface_without_i_is_an_error_with_a_hint(name, run):
+    interface = socket.if_nameindex()[0][1]
+    assert only_error(run(name, interface)).endswith(f"{interface} is not a filter; did you mean -i {interface}?")
+
+
 @needs_ipv6
 @every_server
 def test_an_address_in_brackets_is_accepted(name, script):
