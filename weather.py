@@ -665,7 +665,7 @@ class Provider:
             return self.geocode(get, query)
         except CityNotFound:
             shorter = query.without_comma()
-            if shorter is None:
+            if shorter is None or len(shorter.qualifiers) > 2:  # "Portland OR USA" has two.
                 raise
         return self._find(get, shorter)
 
