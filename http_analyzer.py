@@ -151,7 +151,7 @@ def filter_function(expression: str, linktype: int) -> Callable[[bytes, int], in
     program = compile_filter(expression, RAW if skip else linktype)
     from scapy.libs.winpcapy import _lib, pcap_pkthdr
 
-    loads = [each.k & 0xFFFFFFFF for each in program.bf_insns[: program.bf_len] if each.code & 0xE7 in (0x20, 0x21)]
+    loads = [insn.k & 0xFFFFFFFF for insn in program.bf_insns[: program.bf_len] if insn.code & 0xE7 in (0x20, 0x21)]
     if max(loads, default=0) >= 0xFFFFF000:  # An ancillary load (SKF_AD_OFF) reads what only a live packet has.
         raise CaptureError("the filter: direction and interface are not recorded here")
     pointer = ctypes.c_void_p
@@ -219,7 +219,7 @@ class CaptureFile:
                 failure = error
             is_last = len(batch) < self._batch_size
             if self._expression:
-                batch = [each for each in batch if filter_function(self._expression, each[2])(each[4], each[1])]
+                batch = [item for item in batch if filter_function(self._expression, item[2])(item[4], item[1])]
             yield batch
         if failure:
             raise failure
@@ -1479,7 +1479,7 @@ class Conversation:
         self.pairing = Pairing(relied_on_turns=not has_start)
         half = len(key) // 2 - 2
         back = key[half : 2 * half] + key[:half] + key[-2:] + key[-4:-2]
-        self.streams = [Stream(self, each, MessageReader(self.pairing, store)) for each in (key, back)]  # client first
+        self.streams = [Stream(self, ends, MessageReader(self.pairing, store)) for ends in (key, back)]  # client first
         self.last, other = self.streams  # the stream that sent last
         self.last.peer, other.peer = other, self.last
         self.is_identified = False  # It is known which stream is the client's.
@@ -1523,7 +1523,7 @@ class Conversation:
 
     def _reset(self, stream: Stream, time: float, seq: int) -> None:
         """Accept a RST inside the window only (RFC 5961 section 3.2); the captured bytes stand for the window."""
-        ends = [each[0] - each[1] for each in stream.out_of_order]
+        ends = [segment[0] - segment[1] for segment in stream.out_of_order]
         if stream.next <= seq <= max(stream.next, stream.acked, *ends):
             self.is_reset = stream.is_reset = True
             self.reset_at = time
@@ -1602,7 +1602,7 @@ class Conversation:
         """Set the roles of both streams: one reader has found a message."""
         is_response = stream.reader.is_response is True
         stream.peer.reader.set_role(not is_response)
-        self.streams.sort(key=lambda each: each.reader.is_response is True)
+        self.streams.sort(key=lambda side: side.reader.is_response is True)
         self.is_identified = True
 
     def _obey_signal(self) -> None:
@@ -1827,7 +1827,7 @@ class HTTPAnalyzer:
         self._store = BodyStore(max_body_bytes) if bodies else None
         self._frames = FrameReader()
         self._segment = self._frames.segment
-        self._found: list[Exchange] = []
+        self._ended: list[Exchange] = []
         self._now = self._swept = 0.0
         self._kept = 0  # bytes of memory that depend on the peers' data
         self._streams: dict[bytes, Stream] = {}
@@ -1870,7 +1870,7 @@ class HTTPAnalyzer:
             else:
                 conversation.deliver(stream, time, data)
                 self._update(conversation)
-        return self._take() if self._found else []
+        return self._take() if self._ended else []
 
     def _receive(self, stream: Stream, time: float, segment: Segment) -> None:
         """Pass on a segment that is not the next one in order."""
@@ -1906,8 +1906,8 @@ class HTTPAnalyzer:
         return +notes
 
     def _take(self) -> list[Exchange]:
-        found, self._found = self._found, []
-        return found
+        ended, self._ended = self._ended, []
+        return ended
 
     def _touch(self, conversation: Conversation) -> None:
         """Note that a connection is active. This happens at most once per SWEEP_S and connection."""
@@ -1947,7 +1947,7 @@ class HTTPAnalyzer:
         pairs, conversation.pairing.pairs = conversation.pairing.pairs, []
         for request, response in pairs:
             exchange = make_exchange(conversation.streams[0].key, request, response, self._headers)
-            self._found.append(self._with_bodies(exchange, request, response) if self._store else exchange)
+            self._ended.append(self._with_bodies(exchange, request, response) if self._store else exchange)
 
     def _with_bodies(self, exchange: Exchange, request: Message | None, response: Message | None) -> Exchange:
         bodies = make_body(request, self._max_body_bytes), make_body(response, self._max_body_bytes)
@@ -1981,7 +1981,7 @@ class HTTPAnalyzer:
             self._drop_oldest()
         conversation = Conversation(key, self._store, flags & SYN > 0)
         self._conversations[conversation] = None
-        self._streams.update((each.key, each) for each in conversation.streams)
+        self._streams.update((side.key, side) for side in conversation.streams)
         return conversation.streams[0]
 
     def _drop_oldest(self) -> None:
@@ -2009,8 +2009,8 @@ def exchanges(analyzer: HTTPAnalyzer, batches: Iterator[list[Record]], live: boo
             if live and not batch:
                 yield from analyzer.sweep(time.time())
             for time_ns, _, linktype, _, frame in batch:
-                if found := feed(time_ns / NANO, linktype, frame):
-                    yield from found
+                if ended := feed(time_ns / NANO, linktype, frame):
+                    yield from ended
     except CaptureError:
         yield from analyzer.flush()
         raise
@@ -2610,8 +2610,8 @@ class Run:
 
     def write(self) -> None:
         """Write the exchanges or the summary to standard output, and the notes to standard error."""
-        with output_errors(), contextlib.closing(self.exchanges()) as found:
-            selected = itertools.islice(found, self.args.c)
+        with output_errors(), contextlib.closing(self.exchanges()) as all_exchanges:
+            selected = itertools.islice(all_exchanges, self.args.c)
             if self.args.summary:
                 self._write_summary(selected)
             else:
@@ -2619,12 +2619,12 @@ class Run:
         for note, count in self.notes.most_common():
             print_message("info", f"{count:,} {note}")
 
-    def _write_exchanges(self, found: Iterator[Exchange]) -> None:
+    def _write_exchanges(self, selected: Iterator[Exchange]) -> None:
         begin, end = (HAR_BEGIN, HAR_END) if self.args.format == "har" else ("", "")
         flush = not self.args.files or not all(map(os.path.isfile, self.args.files))
         print(begin, end="")
         with contextlib.suppress(KeyboardInterrupt):
-            for number, exchange in enumerate(found):
+            for number, exchange in enumerate(selected):
                 line = self._make_line(exchange, self._save(exchange))
                 if end:
                     print((",\n" if number else "") + line, end="", flush=flush)
@@ -2632,10 +2632,10 @@ class Run:
                     print(line, flush=flush)
         print(end, end="", flush=True)
 
-    def _write_summary(self, found: Iterator[Exchange]) -> None:
+    def _write_summary(self, selected: Iterator[Exchange]) -> None:
         summary = Summary()
         with contextlib.suppress(KeyboardInterrupt):
-            for exchange in found:
+            for exchange in selected:
                 self._save(exchange)
                 summary.add(exchange)
         text = json.dumps(summary.as_dict()) if self.args.format == "json" else "\n".join(summary.lines())

@@ -142,7 +142,7 @@ def filter_function(expression: str, linktype: int) -> Callable[[bytes, int], in
     program = compile_filter(expression, RAW if skip else linktype)
     from scapy.libs.winpcapy import _lib, pcap_pkthdr
 
-    loads = [each.k & 0xFFFFFFFF for each in program.bf_insns[: program.bf_len] if each.code & 0xE7 in (0x20, 0x21)]
+    loads = [insn.k & 0xFFFFFFFF for insn in program.bf_insns[: program.bf_len] if insn.code & 0xE7 in (0x20, 0x21)]
     if max(loads, default=0) >= 0xFFFFF000:  # An ancillary load (SKF_AD_OFF) reads what only a live packet has.
         raise CaptureError("the filter: direction and interface are not recorded here")
     pointer = ctypes.c_void_p
@@ -210,7 +210,7 @@ class CaptureFile:
                 failure = error
             is_last = len(batch) < self._batch_size
             if self._expression:
-                batch = [each for each in batch if filter_function(self._expression, each[2])(each[4], each[1])]
+                batch = [item for item in batch if filter_function(self._expression, item[2])(item[4], item[1])]
             yield batch
         if failure:
             raise failure
@@ -1189,15 +1189,15 @@ class Top:
         rows: dict[str, list[tuple[str, int, int]]] = {title: [] for title in TABLES}
         for (title, label), (length, packets) in self._sorted():
             rows[title].append((label, length, packets))
-        tables = {title: found for title, found in rows.items() if found or title != "name"}
+        tables = {title: entries for title, entries in rows.items() if entries or title != "name"}
         limit = max(1, (size.lines - 2) // len(tables) - 2)
-        longest = max((len(label) for found in tables.values() for label, _, _ in found[:limit]), default=0)
+        longest = max((len(label) for entries in tables.values() for label, _, _ in entries[:limit]), default=0)
         wide = min(max(36, longest), max(12, size.columns - 40))
         text = []
-        for title, found in tables.items():
+        for title, entries in tables.items():
             text.append(f"{title:{wide}} {'packets':>11} {'bytes':>15}")
-            for label, length, packets in found[:limit]:
-                bar = "█" * round(length * max(0, size.columns - wide - 30) / (found[0][1] or 1))
+            for label, length, packets in entries[:limit]:
+                bar = "█" * round(length * max(0, size.columns - wide - 30) / (entries[0][1] or 1))
                 label = label if len(label) <= wide else f"{label[: wide - 1]}…"
                 text.append(f"{label:{wide}} {packets:11,} {length:15,} {bar}".rstrip())
             text.append("")

@@ -325,7 +325,8 @@ class TCPServer(contextlib.AbstractContextManager["TCPServer"]):
         if now >= self._next_tick:  # Checking all deadlines now and then is cheaper than keeping them sorted.
             self._next_tick = now + TICK_S
             self._resting = False
-            for connection in [each for each in self._connections if each._deadline <= now]:
+            expired = [connection for connection in self._connections if connection._deadline <= now]
+            for connection in expired:
                 if not connection._failure and not connection._half_closed:
                     log.info(
                         "Connection from %s closed: idle for %g s", format_address(connection.peer), self._timeout_s

@@ -356,7 +356,7 @@ class Query:
     @property
     def country_code(self) -> str | None:
         """The country's ISO code, if a qualifier names one and cannot mean a state as well, as CA can."""
-        codes = [CODES[each] for each in self.qualifiers if each in CODES and each not in STATE_NAMES]
+        codes = [CODES[word] for word in self.qualifiers if word in CODES and word not in STATE_NAMES]
         return codes[-1] if codes else None
 
     def fits(self, place: Place, regions: Iterable[str | None] = ()) -> bool:
@@ -377,23 +377,23 @@ class Query:
         return bool(re.match(re.escape(folded(self.name)) + "[a-z]", folded(place.name)))
 
 
-def choose(query: Query, found: Sequence[tuple[Place, Sequence[str | None]]]) -> list[Place]:
+def choose(query: Query, candidates: Sequence[tuple[Place, Sequence[str | None]]]) -> list[Place]:
     """Return the places that fit, the one with the most inhabitants first. Raise CityNotFound if there is none.
 
-    found: places, each with the names of further regions that it is in.
+    candidates: places, each with the names of further regions that it is in.
     """
-    fitting = [place for place, regions in found if query.fits(place, regions) and not query.is_prefix(place)]
+    fitting = [place for place, regions in candidates if query.fits(place, regions) and not query.is_prefix(place)]
     if not fitting:
-        names = "; ".join(dict.fromkeys(str(place) for place, _ in found[:NEAR_NAMES]))
+        names = "; ".join(dict.fromkeys(str(place) for place, _ in candidates[:NEAR_NAMES]))
         raise CityNotFound(f"no such city; there is {names}" if names else "no such city; check the spelling")
     return sorted(fitting, key=lambda place: -(place.population or 0))
 
 
-def parse_places(found: Sequence[Any], **paths: str) -> list[Place | None]:
+def parse_places(entries: Sequence[Any], **paths: str) -> list[Place | None]:
     """Return the places of a geocoder's answer; None for an entry without a name or a position."""
     table = {field.name: field.name for field in dataclasses.fields(Place)} | paths
     places = []
-    for values in (extract(entry, table) for entry in found):
+    for values in (extract(entry, table) for entry in entries):
         has_all = values["name"] and None not in (values["latitude"], values["longitude"])
         places.append(Place(**values) if has_all else None)
     return places
@@ -741,8 +741,8 @@ class OpenMeteo(Provider):
         # The geocoder names countries and regions in the user's language, but the qualifiers may be English.
         local = {key: place for key, place, _ in results if key}
         english = self._search(get, query, "en")
-        found = [(local.get(key, place), [*names, place.region, place.country]) for key, place, names in english]
-        return choose(query, found)
+        candidates = [(local.get(key, place), [*names, place.region, place.country]) for key, place, names in english]
+        return choose(query, candidates)
 
     def _search(self, get: Get, query: Query, language: str) -> list[tuple[Any, Place, list[str | None]]]:
         """Return (ID, place, names of the regions that it is in) for each result."""
@@ -789,23 +789,23 @@ class OpenWeatherMap(Provider):
     def geocode(self, get: Get, query: Query) -> list[Place]:
         if not self.key:
             raise BadKey(f"OpenWeatherMap needs a key, in {KEY_VARIABLES[0]} or --api-key; Open-Meteo needs none")
-        country = query.country_code or next((CODES[each] for each in query.qualifiers if each in CODES), None)
+        country = query.country_code or next((CODES[word] for word in query.qualifiers if word in CODES), None)
         if POSTCODE.fullmatch(query.name):
             answer = get(f"{self.urls[0]}/geo/1.0/zip", zip=f"{query.name},{country or 'US'}")
             return choose(Query(query.name, ()), [(place, ()) for place in self._places([answer]) if place])
-        found = list[Place]()
+        candidates = list[Place]()
         for words in self._questions(query, country):
             entries = get(f"{self.urls[0]}/geo/1.0/direct", q=words, limit=5)[:]  # Anything but a list fails here.
             places = [place for place in self._places(entries) if place]
-            found += places
+            candidates += places
             if any(query.fits(place) for place in places):
                 break
-        return choose(query, [(place, ()) for place in found])
+        return choose(query, [(place, ()) for place in candidates])
 
     @staticmethod
     def _questions(query: Query, country: str | None) -> list[str]:
         """Return what to ask for, the most exact first: a state needs its code and the country's."""
-        states = [state for each in query.qualifiers for state in STATE_NAMES.get(each, ())]
+        states = [state for word in query.qualifiers for state in STATE_NAMES.get(word, ())]
         exact = [state for state in states if state[2] == query.country_code]
         in_state = [f"{query.name},{code},{its_country}" for code, _, its_country in exact or states]
         in_country = [f"{query.name},{country}"] if country else []
