@@ -242,9 +242,9 @@ class CaptureFile:
         unpack = header.unpack
         size = header.size
         while head := read(size):
-            second, fraction, kept, length = unpack(head)
-            frame = read(kept) if kept <= MAX_FRAME_BYTES else b""
-            if len(frame) < kept:
+            second, fraction, captured, length = unpack(head)
+            frame = read(captured) if captured <= MAX_FRAME_BYTES else b""
+            if len(frame) < captured:
                 raise EOFError
             yield second * NANO + fraction * unit, length, linktype, None, frame
 
@@ -276,12 +276,12 @@ class CaptureFile:
 
     @staticmethod
     def _packet(
-        interface: tuple[int, int, int, int], data: bytes, high: int, low: int, kept: int, length: int
+        interface: tuple[int, int, int, int], data: bytes, high: int, low: int, captured: int, length: int
     ) -> Record:
         linktype, _, ticks, offset_s = interface
-        if kept > min(len(data), MAX_FRAME_BYTES):
+        if captured > min(len(data), MAX_FRAME_BYTES):
             raise EOFError
-        return (high << 32 | low) * NANO // ticks + offset_s * NANO, length, linktype, None, data[:kept]
+        return (high << 32 | low) * NANO // ticks + offset_s * NANO, length, linktype, None, data[:captured]
 
     def _interface(self, order: str, body: bytes) -> tuple[int, int, int, int]:
         """Return link type, snapshot length, clock ticks in a second and offset in seconds of an interface block."""
@@ -399,10 +399,10 @@ class Live:
         return self._drops
 
 
-def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int, int, bytes]:
+def read_control(control: list[tuple[int, int, bytes]], captured: int) -> tuple[int, int, bytes]:
     """Return time in ns, length on the wire and VLAN tag of a frame, from its ancillary data (packet(7))."""
     time_ns = 0
-    length = kept
+    length = captured
     tag = b""
     for level, kind, data in control:
         if level == SOL_PACKET:  # struct tpacket_auxdata
@@ -534,7 +534,7 @@ MAX_OPEN_REQUESTS = 1_000  # pipelined requests per connection that have no resp
 MAX_OUT_OF_ORDER_BYTES = 1_048_576  # per connection; a large receive window (RFC 7323)
 MAX_OUT_OF_ORDER_SEGMENTS = 1_024  # per connection
 MAX_CONNECTIONS = 20_000  # each costs about 1.5 kB
-MAX_KEPT_BYTES = 16_777_216  # out-of-order segments, incomplete heads and unprinted messages, all connections
+MAX_BUFFERED_BYTES = 16_777_216  # out-of-order segments, incomplete heads and unprinted messages, all connections
 MAX_BODIES_BYTES = 16_777_216  # all bodies that are kept for --bodies and --save
 MAX_BODY_BYTES = 1_048_576  # the default of --max-body
 MESSAGE_BYTES = 800  # memory that a message costs in addition to its head
@@ -946,17 +946,17 @@ class BodyStore:
 
     def __init__(self, max_body_bytes: int) -> None:
         self._max_body_bytes = max_body_bytes
-        self._kept_bytes = 0
+        self._stored_bytes = 0
 
     def add(self, message: Message, data: bytes) -> None:
-        room = min(self._max_body_bytes - len(message.body), MAX_BODIES_BYTES - self._kept_bytes)
-        kept = data[: max(room, 0)]
-        message.body += kept
-        message.is_cut |= len(kept) < len(data)
-        self._kept_bytes += len(kept)
+        room = min(self._max_body_bytes - len(message.body), MAX_BODIES_BYTES - self._stored_bytes)
+        stored = data[: max(room, 0)]
+        message.body += stored
+        message.is_cut |= len(stored) < len(data)
+        self._stored_bytes += len(stored)
 
     def release(self, message: Message) -> None:
-        self._kept_bytes -= len(message.body)
+        self._stored_bytes -= len(message.body)
 
 
 @dataclass(slots=True, eq=False)
@@ -1016,13 +1016,13 @@ class MessageReader:
             self._count_body(inside)
             size -= inside
         if size and self.state:
-            self._lose(problem)
+            self._abandon(problem)
 
     def end(self, is_clean: bool) -> None:
         """End the direction: with a FIN, which is clean, or because nothing more was captured."""
-        self.settle()
+        self.finish_open_ended()
         if self.state == MessageReader._head:
-            self._lose("cut off")
+            self._abandon("cut off")
         if self.message:
             if not is_clean or self.left < ENDLESS // 2:
                 self.message.add_problem("cut off")
@@ -1034,8 +1034,8 @@ class MessageReader:
         self.left = 0
         self.pending.clear()
 
-    def settle(self) -> None:
-        """End a message if only a following message would show its end: the other side has sent now."""
+    def finish_open_ended(self) -> None:
+        """End a message if only the next one would show its end: the other side has sent, or nothing follows."""
         in_trailer = self.state == MessageReader._trailer and not self.pending
         if self.message and (in_trailer or (self.request_is_unknown and not self.message.size)):
             self._finish()
@@ -1057,7 +1057,7 @@ class MessageReader:
         self.is_response = is_response
         self.state = self.state or MessageReader._search
         if self.lost_before_first and not is_response:
-            self.pairing.lose_requests("gap")
+            self.pairing.requests_lost("gap")
 
     def enter_tunnel(self) -> None:
         """Look for HTTP inside a CONNECT tunnel."""
@@ -1119,7 +1119,7 @@ class MessageReader:
         elif self.is_response is None:
             self.state = MessageReader._search
         else:
-            self._lose("malformed")
+            self._abandon("malformed")
 
     def _head(self, data: bytes, at: int) -> int:
         end = HEAD_END.search(data, at + self.searched)
@@ -1131,7 +1131,7 @@ class MessageReader:
         self.searched = max(self.searched, len(data) - at - 2)
         self._wait(data, at)
         if len(self.pending) >= MAX_HEAD_BYTES:
-            self._lose("malformed")
+            self._abandon("malformed")
         return len(data)
 
     def _begin(self, message: Message) -> None:
@@ -1223,7 +1223,7 @@ class MessageReader:
             return match.end()
         if len(data) - at < MAX_LINE_BYTES and b"\n" not in data[at + 2 :]:
             return self._wait(data, at)
-        self._lose("malformed")
+        self._abandon("malformed")
         return at
 
     def _trailer(self, data: bytes, at: int) -> int:
@@ -1260,7 +1260,7 @@ class MessageReader:
             return len(data)
         return self._wait(data, at)
 
-    def _lose(self, problem: str) -> None:
+    def _abandon(self, problem: str) -> None:
         """Abandon the current message and search for the next start line."""
         message, self.message = self.message, None
         if self.state == MessageReader._head:
@@ -1275,9 +1275,9 @@ class MessageReader:
         if self.is_response is None:
             self.lost_before_first = True
         elif self.is_response:
-            self.pairing.lose_responses(problem)
+            self.pairing.responses_lost(problem)
         else:
-            self.pairing.lose_requests(problem)
+            self.pairing.requests_lost(problem)
 
     def _incomplete_message(self) -> Message | None:
         """Return the message of which only the start line and some header lines were received, without a cut line."""
@@ -1324,11 +1324,11 @@ class Pairing:
             self.may_be_answered = True  # The lost bytes can be a body that the head did not announce.
         elif self.queue:
             if self.may_be_answered or (self.relied_on_turns and not self.pipelines):
-                self._lose_front()
+                self._mark_front_lost()
             self.pipelines = True
         self.queue.append(request)
         if len(self.queue) > MAX_OPEN_REQUESTS:
-            self._lose_front()
+            self._mark_front_lost()
             self._report(self.queue.pop(1), None)
 
     def add_response(self, response: Message) -> Message | None:
@@ -1359,22 +1359,22 @@ class Pairing:
         """Report a response that is complete, with its request."""
         self._report(response.request, response)
 
-    def lose_requests(self, problem: str) -> None:
+    def requests_lost(self, problem: str) -> None:
         """Note that an unknown number of requests could not be read."""
         self.loss = problem
         if self.may_be_answered:
-            self._lose_front()
+            self._mark_front_lost()
         elif self.queue and self.queue[-1] and self.queue[-1].complete and problem == "gap":
             self.pipelines = True  # The missing bytes follow a complete request without a response.
         if not self.queue or self.queue[-1]:
             self.queue.append(None)
 
-    def lose_responses(self, problem: str) -> None:
+    def responses_lost(self, problem: str) -> None:
         """Note that an unknown number of responses could not be read. One request may still get its response."""
         self.loss = problem
         self.may_be_answered = bool(self.queue)
         if len(self.queue) > 1:
-            self._lose_front()
+            self._mark_front_lost()
 
     def turn(self) -> None:
         """Note that the client sends again after the server has sent, and that no response is incomplete."""
@@ -1394,7 +1394,7 @@ class Pairing:
             self._report(request, None)
         self.queue.clear()
 
-    def _lose_front(self) -> None:
+    def _mark_front_lost(self) -> None:
         if self.queue[0]:
             self.queue.insert(0, None)
 
@@ -1436,8 +1436,8 @@ class Stream:
 
     def push(self, segment: OutOfOrder) -> None:
         heapq.heappush(self.out_of_order, segment)
-        self.conversation.waiting_segments += 1
-        self.conversation.waiting_bytes += len(segment[5])
+        self.conversation.out_of_order_segments += 1
+        self.conversation.out_of_order_bytes += len(segment[5])
 
     def pop(self, ignore_ack: bool) -> OutOfOrder | None:
         """Return the next segment in order. It waits until the bytes that it acknowledges have passed."""
@@ -1447,8 +1447,8 @@ class Stream:
             if is_new and (seq > self.next or (ack > self.peer.next and not ignore_ack)):
                 return None
             segment = heapq.heappop(self.out_of_order)
-            self.conversation.waiting_segments -= 1
-            self.conversation.waiting_bytes -= len(data)
+            self.conversation.out_of_order_segments -= 1
+            self.conversation.out_of_order_bytes -= len(data)
             if is_new:
                 return segment
         return None
@@ -1488,14 +1488,14 @@ class Conversation:
         self.is_reset = False  # by a RST, until it is known whether both ends accept it
         self.reset_at = 0.0
         self.seen = 0.0  # the time of the last packet
-        self.kept = 0  # bytes of memory that were counted for this connection
-        self.waiting_segments = self.waiting_bytes = 0  # out of order
+        self.buffered_bytes = 0  # bytes of memory that were counted for this connection
+        self.out_of_order_segments = self.out_of_order_bytes = 0  # out of order
 
     def memory(self) -> int:
         """Return the bytes of memory that depend on the peers' data."""
         first, second = self.streams
         pending = len(first.reader.pending) + len(second.reader.pending)
-        return self.waiting_bytes + self.waiting_segments * SEGMENT_BYTES + self.pairing.memory + pending
+        return self.out_of_order_bytes + self.out_of_order_segments * SEGMENT_BYTES + self.pairing.memory + pending
 
     def receive(self, stream: Stream, time: float, seq: int, ack: int, flags: int, data: bytes, cut: int) -> None:
         """Take any segment of the connection. cut: the bytes that the snapshot length removed from its end."""
@@ -1523,8 +1523,8 @@ class Conversation:
 
     def _reset(self, stream: Stream, time: float, seq: int) -> None:
         """Accept a RST inside the window only (RFC 5961 section 3.2); the captured bytes stand for the window."""
-        ends = [segment[0] - segment[1] for segment in stream.out_of_order]
-        if stream.next <= seq <= max(stream.next, stream.acked, *ends):
+        received = [segment[0] - segment[1] for segment in stream.out_of_order]
+        if stream.next <= seq <= max(stream.next, stream.acked, *received):
             self.is_reset = stream.is_reset = True
             self.reset_at = time
 
@@ -1534,18 +1534,19 @@ class Conversation:
             if time - self.reset_at > GRACE_S:
                 self.close()
             return
-        while self.waiting_segments and not self.closed:
+        while self.out_of_order_segments and not self.closed:
             if not self._pass_in_order() and not (self._is_late(time) and self._skip_gap(self._is_full())):
                 return
 
     def _is_full(self) -> bool:
-        return self.waiting_bytes > MAX_OUT_OF_ORDER_BYTES or self.waiting_segments > MAX_OUT_OF_ORDER_SEGMENTS
+        has_too_many = self.out_of_order_segments > MAX_OUT_OF_ORDER_SEGMENTS
+        return has_too_many or self.out_of_order_bytes > MAX_OUT_OF_ORDER_BYTES
 
     def _is_late(self, time: float) -> bool:
-        if self.waiting_segments == 0:
+        if self.out_of_order_segments == 0:
             return False
         first = min(stream.out_of_order[0][2] for stream in self.streams if stream.out_of_order)
-        return self.waiting_segments > GRACE_SEGMENTS or time - first > GRACE_S or self._is_full()
+        return self.out_of_order_segments > GRACE_SEGMENTS or time - first > GRACE_S or self._is_full()
 
     def _pass_in_order(self, ignore_ack: bool = False) -> bool:
         """Pass on the segments that are in order. Return whether there were any."""
@@ -1563,7 +1564,7 @@ class Conversation:
         if data and not stream.has_fin:
             self.deliver(stream, time, data)
         if cut and not stream.has_fin:
-            self._lose(stream, cut, "snapshot length")
+            self._pass_gap(stream, cut, "snapshot length")
         if is_fin:
             stream.next += 1
             stream.has_fin = True
@@ -1587,7 +1588,7 @@ class Conversation:
     def _change_sender(self, stream: Stream) -> None:
         """Note that a stream sends after the other one."""
         self.last = stream
-        stream.peer.reader.settle()
+        stream.peer.reader.finish_open_ended()
         stream.reader.expect_start_line()
         if stream.reader.is_response is False and not stream.peer.reader.is_inside_message():
             self.pairing.turn()
@@ -1622,7 +1623,7 @@ class Conversation:
         for stream in self.streams:
             stream.reader.stop()
 
-    def _lose(self, stream: Stream, size: int, problem: str) -> None:
+    def _pass_gap(self, stream: Stream, size: int, problem: str) -> None:
         stream.next += size
         if self.last is not stream:
             self._change_sender(stream)
@@ -1640,13 +1641,13 @@ class Conversation:
         for stream in (first, first.peer):
             size = stream.gap(is_forced)
             if size > 0:
-                self._lose(stream, size, "gap")
+                self._pass_gap(stream, size, "gap")
                 return True
         return self._pass_in_order(ignore_ack=True)
 
     def close(self) -> None:
         """End the connection: report what is incomplete."""
-        while self.waiting_segments and not self.is_reset and not self.closed:
+        while self.out_of_order_segments and not self.is_reset and not self.closed:
             if not self._pass_in_order() and not self._skip_gap(is_forced=True):
                 break
         if self.closed:
@@ -1655,7 +1656,7 @@ class Conversation:
         for stream in self.streams:
             stream.reader.end(is_clean=stream.has_fin)
             stream.out_of_order.clear()
-        self.waiting_segments = self.waiting_bytes = 0
+        self.out_of_order_segments = self.out_of_order_bytes = 0
         self.pairing.close()
 
 
@@ -1819,7 +1820,7 @@ class HTTPAnalyzer:
     """
 
     def __init__(self, *, headers: bool = False, bodies: bool = False, max_body_bytes: int = MAX_BODY_BYTES) -> None:
-        self.dropped = 0  # connections that were dropped because of MAX_CONNECTIONS or MAX_KEPT_BYTES
+        self.dropped = 0  # connections that were dropped because of MAX_CONNECTIONS or MAX_BUFFERED_BYTES
         self.cut_frames = 0  # frames whose TCP payload was cut by the snapshot length
         self.foreign = Counter[str]()  # connections by the other protocol that they carry
         self._headers = headers
@@ -1829,11 +1830,11 @@ class HTTPAnalyzer:
         self._segment = self._frames.segment
         self._ended: list[Exchange] = []
         self._now = self._swept = 0.0
-        self._kept = 0  # bytes of memory that depend on the peers' data
+        self._buffered_bytes = 0  # bytes of memory that depend on the peers' data
         self._streams: dict[bytes, Stream] = {}
         # In the order of the last packet. The second one holds those that wait for missing bytes, or after a RST.
         self._conversations: OrderedDict[Conversation, None] = OrderedDict()
-        self._waiting: OrderedDict[Conversation, float] = OrderedDict()
+        self._unsettled: OrderedDict[Conversation, float] = OrderedDict()
 
     @property
     def unread(self) -> Counter[str]:
@@ -1856,7 +1857,7 @@ class HTTPAnalyzer:
             self._now = time
         if self._now - conversation.seen > SWEEP_S:
             self._touch(conversation)
-        if flags & (FIN | SYN | RST) or cut or conversation.waiting_segments or conversation.is_reset:
+        if flags & (FIN | SYN | RST) or cut or conversation.out_of_order_segments or conversation.is_reset:
             self._receive(stream, time, segment)
         elif data:
             reader = stream.reader
@@ -1880,9 +1881,9 @@ class HTTPAnalyzer:
             return
         self.cut_frames += cut > 0
         conversation.receive(stream, time, seq, ack, flags, data, cut)
-        if conversation.waiting_segments or conversation.is_reset:
-            self._waiting[conversation] = self._now
-            self._waiting.move_to_end(conversation)
+        if conversation.out_of_order_segments or conversation.is_reset:
+            self._unsettled[conversation] = self._now
+            self._unsettled.move_to_end(conversation)
         self._update(conversation)
 
     def sweep(self, time: float) -> list[Exchange]:
@@ -1924,11 +1925,11 @@ class HTTPAnalyzer:
             if oldest.seen >= self._now - IDLE_S:
                 break
             self._drop(oldest)
-        while self._waiting:
-            conversation, since = next(iter(self._waiting.items()))
+        while self._unsettled:
+            conversation, since = next(iter(self._unsettled.items()))
             if since >= self._now - GRACE_S:
                 break
-            del self._waiting[conversation]
+            del self._unsettled[conversation]
             conversation.advance(self._now)
             self._update(conversation)
 
@@ -1937,10 +1938,10 @@ class HTTPAnalyzer:
         if conversation.pairing.pairs:
             self._collect(conversation)
         memory = conversation.memory()
-        if memory != conversation.kept:
-            self._kept += memory - conversation.kept
-            conversation.kept = memory
-            while self._kept > MAX_KEPT_BYTES:
+        if memory != conversation.buffered_bytes:
+            self._buffered_bytes += memory - conversation.buffered_bytes
+            conversation.buffered_bytes = memory
+            while self._buffered_bytes > MAX_BUFFERED_BYTES:
                 self._drop_oldest()
 
     def _collect(self, conversation: Conversation) -> None:
@@ -1992,10 +1993,10 @@ class HTTPAnalyzer:
     def _drop(self, conversation: Conversation) -> None:
         conversation.close()
         self._collect(conversation)
-        self._kept -= conversation.kept
+        self._buffered_bytes -= conversation.buffered_bytes
         if conversation.foreign:
             self.foreign[conversation.foreign] += 1
-        self._waiting.pop(conversation, None)
+        self._unsettled.pop(conversation, None)
         del self._conversations[conversation]
         for stream in conversation.streams:  # Both have the same key if a packet goes to its own source.
             self._streams.pop(stream.key, None)
@@ -2422,8 +2423,8 @@ def url_table(title: str, rows: list[tuple[str, URLStatistics]]) -> Iterator[str
 
 def url_columns(url: str, statistics: URLStatistics) -> dict[str, Any]:
     times = statistics.durations.as_dict() if statistics.durations.buckets else {}
-    kept = {name: times.get(name) for name in ("p50_s", "p95_s", "max_s")}
-    return {"url": url, "count": statistics.count, **kept}
+    percentiles = {name: times.get(name) for name in ("p50_s", "p95_s", "max_s")}
+    return {"url": url, "count": statistics.count, **percentiles}
 
 
 # The command line.
@@ -2539,7 +2540,7 @@ def with_progress(source: CaptureFile | Live) -> Iterator[list[Record]]:
     print_status(" " * len(text), end="\r")
 
 
-def until(stop: Stop, batches: Iterator[list[Record]]) -> Iterator[list[Record]]:
+def until_stopped(stop: Stop, batches: Iterator[list[Record]]) -> Iterator[list[Record]]:
     """Return the batches until a stop is requested."""
     with contextlib.suppress(KeyboardInterrupt):
         for batch in batches:
@@ -2583,7 +2584,7 @@ class Run:
         with contextlib.ExitStack() as files:
             source = self._open(files, path)
             files.callback(self._count_notes, analyzer, source)
-            yield from exchanges(analyzer, until(self.stop, with_progress(source)), path is None)
+            yield from exchanges(analyzer, until_stopped(self.stop, with_progress(source)), path is None)
 
     def _open(self, files: contextlib.ExitStack, path: str | None) -> CaptureFile | Live:
         expression = " ".join(self.args.filter)

@@ -233,9 +233,9 @@ class CaptureFile:
         unpack = header.unpack
         size = header.size
         while head := read(size):
-            second, fraction, kept, length = unpack(head)
-            frame = read(kept) if kept <= MAX_FRAME_BYTES else b""
-            if len(frame) < kept:
+            second, fraction, captured, length = unpack(head)
+            frame = read(captured) if captured <= MAX_FRAME_BYTES else b""
+            if len(frame) < captured:
                 raise EOFError
             yield second * NANO + fraction * unit, length, linktype, None, frame
 
@@ -267,12 +267,12 @@ class CaptureFile:
 
     @staticmethod
     def _packet(
-        interface: tuple[int, int, int, int], data: bytes, high: int, low: int, kept: int, length: int
+        interface: tuple[int, int, int, int], data: bytes, high: int, low: int, captured: int, length: int
     ) -> Record:
         linktype, _, ticks, offset_s = interface
-        if kept > min(len(data), MAX_FRAME_BYTES):
+        if captured > min(len(data), MAX_FRAME_BYTES):
             raise EOFError
-        return (high << 32 | low) * NANO // ticks + offset_s * NANO, length, linktype, None, data[:kept]
+        return (high << 32 | low) * NANO // ticks + offset_s * NANO, length, linktype, None, data[:captured]
 
     def _interface(self, order: str, body: bytes) -> tuple[int, int, int, int]:
         """Return link type, snapshot length, clock ticks in a second and offset in seconds of an interface block."""
@@ -390,10 +390,10 @@ class Live:
         return self._drops
 
 
-def read_control(control: list[tuple[int, int, bytes]], kept: int) -> tuple[int, int, bytes]:
+def read_control(control: list[tuple[int, int, bytes]], captured: int) -> tuple[int, int, bytes]:
     """Return time in ns, length on the wire and VLAN tag of a frame, from its ancillary data (packet(7))."""
     time_ns = 0
-    length = kept
+    length = captured
     tag = b""
     for level, kind, data in control:
         if level == SOL_PACKET:  # struct tpacket_auxdata
@@ -727,8 +727,8 @@ def transport(fields: Fields, packet: bytes, addresses: bytes, protocol: int, at
     if len(packet) < end:
         fields["malformed"] = True
     ports = packet[at : at + 4] if is_first and protocol in (6, 17, 132, 136) else b""
-    ends, decoder = address_fields(addresses, ports)
-    fields.update(ends)
+    addresses_and_ports, decoder = address_fields(addresses, ports)
+    fields.update(addresses_and_ports)
     if is_first and protocol in TRANSPORTS:
         TRANSPORTS[protocol](fields, packet, at, decoder)
 
@@ -953,8 +953,8 @@ def tunnel(fields: Fields, kind: int, at: int, packet: bytes) -> None:
     with contextlib.suppress(struct.error, IndexError, ValueError):
         network(inner, packet, kind, at)
     if inner["proto"]:
-        ends = conversation(*map(inner.get, ("src", "dst", "sport", "dport")))
-        fields["info"] = f"{inner['proto']}{ends} {inner.get('info', '')}".rstrip()[:MAX_INFO_CHARS]
+        endpoints = conversation(*map(inner.get, ("src", "dst", "sport", "dport")))
+        fields["info"] = f"{inner['proto']}{endpoints} {inner.get('info', '')}".rstrip()[:MAX_INFO_CHARS]
         fields.update({key: inner[key] for key in ("name",) if key in inner})
 
 
@@ -1016,8 +1016,8 @@ def format_line(
         before += f"{printable(interface)} "
     if link_addresses and linktype == ETHERNET:
         before += f"{frame[6:12].hex(':')} > {frame[:6].hex(':')} "
-    ends = conversation(get("src"), get("dst"), get("sport"), get("dport"))
-    return f"{before}{fields['proto']}{ends} {length} bytes{format_notes(fields, quiet)}\n"
+    endpoints = conversation(get("src"), get("dst"), get("sport"), get("dport"))
+    return f"{before}{fields['proto']}{endpoints} {length} bytes{format_notes(fields, quiet)}\n"
 
 
 def format_notes(fields: Fields, quiet: bool) -> str:
@@ -1310,9 +1310,9 @@ class CaptureWriter:
                 self._rotate()
                 data = self._header()
             second, fraction = divmod(time_ns, NANO)
-            kept = frame[: self._snaplen] if self._snaplen else frame
-            sizes = len(kept), max(length, len(frame))
-            data += struct.pack("<IIII", second & 0xFFFFFFFF, fraction // self._unit, *sizes) + kept
+            captured = frame[: self._snaplen] if self._snaplen else frame
+            sizes = len(captured), max(length, len(frame))
+            data += struct.pack("<IIII", second & 0xFFFFFFFF, fraction // self._unit, *sizes) + captured
         self._write(data)
 
     def _header(self) -> bytearray:

@@ -138,7 +138,7 @@ class Connection:
         if self._unsent and not self._failure and not self._flush():
             return  # While a peer does not read, the server does not read from it: memory stays bounded.
         if self._failure:
-            return self._drop(self._failure)
+            return self._remove(self._failure)
         if self._closing and not self._half_closed:
             self._half_close()
         try:
@@ -146,11 +146,11 @@ class Connection:
         except WOULD_BLOCK:
             return
         except OSError as error:
-            return self._drop(error)
+            return self._remove(error)
         if not data:
             self.close()  # The peer has half-closed; the answer is still sent.
             if self._half_closed:
-                self._drop(None)
+                self._remove(None)
         elif not self._closing:
             self._deadline = self._server._fresh_deadline
             self._call(self._handler.data_received, data)
@@ -163,7 +163,7 @@ class Connection:
         except OSError as error:
             if not isinstance(error, HANDSHAKE_ABANDONED):
                 self._server._log_tls_failure(self.peer, error)
-            self._drop(error)
+            self._remove(error)
         else:
             self._watch(selectors.EVENT_READ)
             self._call(self._open)
@@ -224,9 +224,9 @@ class Connection:
             method(*args)
         except Exception as error:
             log.exception("the handler of %s failed", format_address(self.peer))
-            self._drop(error)
+            self._remove(error)
 
-    def _drop(self, error: Exception | None) -> None:
+    def _remove(self, error: Exception | None) -> None:
         if self in self._server._connections:
             self._server._connections.remove(self)
             self._server._selector.unregister(self._sock)
@@ -310,7 +310,7 @@ class TCPServer(contextlib.AbstractContextManager["TCPServer"]):
         self.shutdown(0)
         with self._serving:  # serve_forever() holds this lock, and calls close() at its end.
             for connection in list(self._connections):
-                connection._drop(ConnectionAbortedError(errno.ECONNABORTED, "the server shuts down"))
+                connection._remove(ConnectionAbortedError(errno.ECONNABORTED, "the server shuts down"))
             self._selector.close()
             for sock in (*self._listeners, self._wake_end, self._waker):
                 sock.close()
@@ -331,7 +331,7 @@ class TCPServer(contextlib.AbstractContextManager["TCPServer"]):
                     log.info(
                         "Connection from %s closed: idle for %g s", format_address(connection.peer), self._timeout_s
                     )
-                connection._drop(connection._failure or TimeoutError(errno.ETIMEDOUT, "the connection was idle"))
+                connection._remove(connection._failure or TimeoutError(errno.ETIMEDOUT, "the connection was idle"))
 
     def _accept_if(self, wanted: bool) -> None:
         if wanted != self._accepting:

@@ -667,7 +667,7 @@ def pair(events, has_start=True):
             case ["TURN"]:
                 pairing.turn()
             case ["LOST", side]:
-                (pairing.lose_requests if side == "R" else pairing.lose_responses)("malformed")
+                (pairing.requests_lost if side == "R" else pairing.responses_lost)("malformed")
             case [word] if word[0] == "R":
                 pairing.add_request(request(int(word[1:])))
             case [word]:
@@ -1007,7 +1007,7 @@ def test_hostile_traffic_stays_within_the_memory_limit(frames, most_mb, drops, m
 
 
 def test_out_of_order_segments_count_with_their_overhead(monkeypatch):
-    monkeypatch.setattr(http_analyzer, "MAX_KEPT_BYTES", 500_000)
+    monkeypatch.setattr(http_analyzer, "MAX_BUFFERED_BYTES", 500_000)
     analyzer = HTTPAnalyzer()
     for number in range(20):
         wire = Wire(client=("10.0.0.1", number + 1)).open()
