@@ -28,7 +28,7 @@ from common import (
 
 
 def output_of(command):
-    """What a client prints as JSON; it runs on the measured CPU."""
+    """Run a client on the measured CPU, and return the JSON that it prints."""
     with subprocess.Popen([*KEEP_MEMORY, *command], stdout=subprocess.PIPE, text=True) as process:
         os.sched_setaffinity(process.pid, {MEASURED_CPU})
         try:

@@ -38,7 +38,7 @@ from common import (
 
 EXCHANGES = 20_000, 80_000  # number of exchanges in the two captures
 DOWNLOAD_BYTES = 500_000_000
-PAGE = "<p>A paragraph of a page, as long as many are on the web, and then some more.</p>\n" * 50  # 4 kB
+PAGE = "<p>A paragraph of a page, as long as many are on the web, with a few words more.</p>\n" * 50  # 4 kB
 OURS = [sys.executable, ROOT / "http_analyzer.py", "-r"]
 TUTORIAL = [sys.executable, ROOT / "tests" / "ten_lines" / "http_analyzer.py"]
 TUTORIAL_FRAMES = 10_000  # The tutorial's loop is so slow that it gets only the first frames.
@@ -59,12 +59,12 @@ def free_port():
 def running(*command):
     with subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE) as process:
         yield process
-        time.sleep(1.5)  # packets that tcpdump has not written yet
+        time.sleep(1.5)  # tcpdump writes the last packets later.
         process.terminate()
 
 
 def serve(folder, port, rate=None):
-    """`rate` limits the requests per second of nginx."""
+    """Serve a page with nginx, at most `rate` requests per second, or with Python's server."""
     (folder / "index.html").write_text(PAGE)
     folder.chmod(0o755)
     if not shutil.which("nginx"):
@@ -80,7 +80,7 @@ def serve(folder, port, rate=None):
 
 
 def ask(port, seconds):
-    """Ask for so long, or until tcpdump has enough; how often."""
+    """Send requests for `seconds`, or until tcpdump ends. Return their number."""
     if shutil.which("wrk"):
         command = ["wrk", "-t1", "-c16", f"-d{seconds}s", f"http://{HOST}:{port}/index.html"]
         return int(re.search(rb"(\d+) requests in", subprocess.check_output(command))[1])
@@ -108,7 +108,7 @@ def make_downloads(path, connections, total_bytes):
 
 
 def watch_live(folder, seconds):
-    """What it shows of what is asked and answered meanwhile."""
+    """Print how many of the requests http_analyzer.py shows complete in a live capture."""
     port = free_port()
     command = [sys.executable, ROOT / "http_analyzer.py", "-i", "lo", "tcp", "port", str(port)]
     with (
@@ -120,15 +120,15 @@ def watch_live(folder, seconds):
         asked = ask(port, seconds)
         time.sleep(1)
         analyzer.send_signal(signal.SIGINT)
-        _, said = analyzer.communicate()
+        _, messages = analyzer.communicate()
         lines.seek(0)
         shown = sum(b" 200 " in line and b" [" not in line for line in lines)
     print(f"\nLive, {asked / seconds:,.0f} requests/s for {seconds} s: {asked:,} answered, {shown:,} shown whole")
-    print(said.decode() or "no packet dropped by the kernel")
+    print(messages.decode() or "no packet dropped by the kernel")
 
 
 def run(command, exchanges):
-    """The CPU time is what counts: others use the machine, too."""
+    """Run a program, and measure its CPU time, because other programs use the machine, too."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with (
         open(os.devnull, "wb") as null,

@@ -62,7 +62,7 @@ def talk(server):
 
 
 def record(path, count):
-    """A capture of TCP and UDP over IPv4 and IPv6, by sniff.py itself."""
+    """Let sniff.py write a capture of TCP and UDP over IPv4 and IPv6."""
     writer = start([*programs()[OURS], "-i", "lo", "-c", count, "-w", path])
     server = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=talk, args=[server], daemon=True).start()
@@ -105,7 +105,7 @@ def peak_mb(pid):
 
 
 def live(name, command, rate, figures):
-    """Lines that come of the packets sent, a second."""
+    """Return how many lines per second a program prints while packets are sent."""
     where = ["live", "lo"] if name == LOOP else ["-i", "lo"]
     with tempfile.TemporaryFile() as output:
         process = start([*command, *where, f"udp dst port {PORT}"], stdout=output)
@@ -124,7 +124,7 @@ def live(name, command, rate, figures):
 
 
 def mixed_traffic(count, rounds):
-    """Text and JSON beside tcpdump, on a capture with names and on one without."""
+    """Compare text and JSON with tcpdump, on a capture with names and on one without."""
     for title, plain in (("with names", False), ("without names", True)):
         path = Path(build_directory()) / f"mixed-{count}-{plain}.pcap"
         traffic.write(path, count, plain=plain)

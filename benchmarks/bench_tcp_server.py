@@ -29,12 +29,12 @@ CONNECTIONS = 50
 IDLE_CONNECTIONS = 10_000
 IDLE_SECONDS = 50  # shorter than tcp_server.py's idle timeout
 PROBES = 500
-SETTLED_S = 0.5  # memory that has not changed for so long is taken for settled
+SETTLED_S = 0.5  # Memory that has not changed for so long counts as settled.
 SETTLE_ATTEMPTS = 10
 
 
 def servers(job):
-    """{name: command} for "greet" or "echo"."""
+    """Return {name: command} of the servers for the job "greet" or "echo"."""
     ours = [sys.executable, ROOT / "tcp_server.py", "--host", HOST, "--port", "0", "-q"]
     if job == "echo":
         ours += ["--echo", "--max-connections", "12000"]
@@ -50,7 +50,7 @@ def servers(job):
 
 
 def forking_servers(job):
-    """Those that start a process, or two, for each connection."""
+    """Return {name: command} of the servers that start one or two processes for each connection."""
     found = {}
     if shutil.which("ncat"):
         command = {"greet": ["-c", "printf 'Hello, World!'"], "echo": ["-e", "/bin/cat"]}[job]
@@ -70,8 +70,8 @@ def free_port():
 
 def bench_greet(args):
     total, few = int(20_000 * args.scale), int(500 * args.scale)
-    # ncat's backlog of 10 cannot be raised. When more connect at once, Linux answers with SYN cookies, and a
-    # connection that the server never accepts waits for its greeting forever.
+    # ncat's backlog is 10. If more clients connect at once, Linux answers with SYN cookies, and a connection that the
+    # server never accepts waits for its greeting forever.
     lighter = {"ncat": (few, 8), "socat": (few, CONNECTIONS)}
     commands = servers("greet") | forking_servers("greet")
     results = compare_servers(commands, args.rounds, "greet", (total, CONNECTIONS), lighter)
@@ -112,7 +112,7 @@ def settled_rss_bytes(pid):
 
 
 def new_client_waits_s(port):
-    """Seconds from connect() to the echo, the median of several clients one after another."""
+    """Return the median time in seconds from connect() to the echo, for several clients one after another."""
     waits = []
     for _ in range(PROBES):
         started = time.perf_counter()
@@ -138,7 +138,7 @@ def idle_row(command, connections):
 
 
 def bench_idle(args):
-    """Once a server: memory hardly varies between runs."""
+    """Measure each server once, because memory hardly varies between runs."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 200
     connections = min(limit, int(IDLE_CONNECTIONS * args.scale))
     print(f"\n{connections:,} idle echo connections: resident memory, and a new client's wait\n")

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: 0BSD
-"""Compare udp_server.py with other UDP servers: replies a second, 60-byte datagrams."""
+"""Compare udp_server.py with other UDP servers: replies per second to datagrams of 60 bytes."""
 
 import sys
 
@@ -16,7 +16,7 @@ from common import (
     start_benchmark,
 )
 
-DATAGRAMS = {1: 50_000, 16: 100_000, 64: 100_000}  # by window: how many are under way at once
+DATAGRAMS = {1: 50_000, 16: 100_000, 64: 100_000}  # The key is the number of datagrams under way at once.
 
 
 def main():

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: 0BSD
-"""The asyncio clients to measure async_client.py against: the same exchanges, and nothing around them.
+"""Two asyncio clients to compare with async_client.py. They make the same exchanges.
 
-  plain    as one would write it first: a task for each connection, and a semaphore
-  bare     a few workers in a loop: what asyncio's streams cost by themselves
+  plain    starts a task for each connection, and limits them with a semaphore
+  bare     runs a few workers in a loop, and shows the cost of asyncio's streams alone
 
-Neither has deadlines, latencies or statistics, and the first failure ends both.
+Neither has deadlines, latencies or statistics. The first failure ends both.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ async def bare(host, port, connections, concurrency, round_trips):
     numbers = iter(range(connections))
 
     async def worker():
-        for _ in numbers:  # the workers share the iterator, and so the work
+        for _ in numbers:  # The workers share the iterator.
             await exchange(host, port, round_trips)
 
     await asyncio.gather(*(worker() for _ in range(concurrency)))

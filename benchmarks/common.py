@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: 0BSD
-"""What the benchmarks share: starting servers, running the load, rounds, and the table.
+"""Start servers, run the load, repeat rounds, and print tables: the functions that all benchmarks use.
 
-With two CPUs or more, what is measured has one and what it talks to has another, for all alike: placed by
-the kernel, one and the same server comes out several times as fast in one run as in the next.
+If there are two CPUs, the measured program has one, and its peer has the other. If the kernel placed them, the results
+of the same server would differ by a factor of several.
 """
 
 import argparse
@@ -36,11 +36,12 @@ STOP_TIMEOUT_S = 5.0
 POLL_S = 0.01
 CLONE_NEWNET = 0x40000000  # unshare(2)
 LEAST_CPU_S = 0.05  # CPU time has a resolution of 10 ms.
-LISTENING = re.compile(rb"listening on .*?:(\d+)", re.IGNORECASE)  # ours; ncat -v; socat -d -d
+# the line that our servers, ncat -v and socat -d -d print
+LISTENING = re.compile(rb"listening on .*?:(\d+)", re.IGNORECASE)
 
-# asyncio's transports ask for 256 KiB at each read. To glibc that is above the threshold from which every
-# allocation is a system call of its own, until by chance something large has been freed; that chance must
-# not decide a comparison. As the first words of a command this raises the threshold; malloc's other one too.
+# asyncio's transports allocate 256 KiB for each read. glibc makes a system call for each allocation above a threshold,
+# and raises the threshold when such a block is freed. A comparison must not depend on that. Before a command, these
+# words raise this threshold and the one above which free() returns memory to the kernel.
 KEEP_MEMORY = ["env", "MALLOC_MMAP_THRESHOLD_=1048576", "MALLOC_TRIM_THRESHOLD_=1048576"]
 
 CPUS = sorted(os.sched_getaffinity(0))
@@ -48,8 +49,12 @@ MEASURED_CPU, OTHER_CPU = CPUS[0], CPUS[-1]
 
 
 class Result(NamedTuple):
-    """One run: connections, round trips or replies a second; how many went wrong; the share of the time that
-    the process measured was running. Well below 1, it waited for its peer, and could do more."""
+    """The result of one run.
+
+    rate: connections, round trips or replies per second
+    errors: how many of them failed
+    busy: the share of the time in which the measured process used its CPU; far below 1, it waited for its peer
+    """
 
     rate: float
     errors: int
@@ -57,7 +62,7 @@ class Result(NamedTuple):
 
 
 def result(count, seconds, errors, used_s):
-    # The clock of the CPU time started a little before the load's, so that a busy server comes out above 1.
+    # The CPU time includes a moment before the load starts, so that the quotient of a busy server can exceed 1.
     busy = min(1.0, used_s / seconds) if used_s >= LEAST_CPU_S else None
     return Result(count / seconds, errors, busy)
 
@@ -65,7 +70,7 @@ def result(count, seconds, errors, used_s):
 def start_benchmark(description, rounds, peer=None, options=()):
     """Parse the command line, move to the peer's CPU, and print the name of the machine.
 
-    peer: what the programs that are measured talk to, if it is not the load generator.
+    peer: the name of the measured programs' peer, if it is not the load generator
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a tenth of the load, one round")
@@ -76,13 +81,14 @@ def start_benchmark(description, rounds, peer=None, options=()):
     if args.quick:
         args.rounds = 1
     args.scale = 0.1 if args.quick else 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped, too
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it, and so would they
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # The exit stops the servers.
+    # A background job of a shell ignores SIGINT, and the servers would inherit this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.sched_setaffinity(0, {OTHER_CPU})
     if MEASURED_CPU != OTHER_CPU:
         os.environ["LOAD_SPINS"] = "1"
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the servers inherit it
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # The servers inherit the limit.
     peer = peer or f"load generator: {'load.c' if build('load') else 'load.py'}"
     placed = f"{peer}, on CPU {OTHER_CPU}; measured on CPU {MEASURED_CPU}"
     others = f"load average before: {os.getloadavg()[0]:.1f}"
@@ -91,7 +97,7 @@ def start_benchmark(description, rounds, peer=None, options=()):
 
 
 def enter_namespace():
-    """For what captures with scapy: a network of its own, where nothing but loopback is."""
+    """Move to a network namespace that has only a loopback interface, for benchmarks that capture with scapy."""
     if not importlib.util.find_spec("scapy"):
         sys.exit("needs scapy: pip install scapy")
     if ctypes.CDLL(None).unshare(CLONE_NEWNET):
@@ -117,7 +123,7 @@ def build_directory():
 
 @functools.cache
 def build(name):
-    """The path of `name`.c, compiled; None where there is no compiler, or not Linux."""
+    """Compile `name`.c and return the path of the program; return None if there is no compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler:
         return None
@@ -131,7 +137,7 @@ def python_peer(name):
 
 
 def c_peer(job):
-    """{name: command} of the C server, empty where it cannot be built."""
+    """Return {name: command} of the C server, or an empty dict if it cannot be compiled."""
     return {C_PEER: [build("peers"), job, "0"]} if build("peers") else {}
 
 
@@ -155,7 +161,7 @@ def load(job, port, *numbers):
 
 
 def cpu_s(pid):
-    """Seconds of CPU that a process, its threads and its finished children have used (proc_pid_stat(5))."""
+    """Return the seconds of CPU time that a process and its finished children have used (proc_pid_stat(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
@@ -163,7 +169,7 @@ def cpu_s(pid):
 @contextlib.contextmanager
 def running(command, cpu=MEASURED_CPU):
     """Start a server on one CPU, yield its (port, process id) when it listens, and stop it."""
-    # A file, not a pipe: a server that logs a line a connection must not wait for a reader.
+    # A server that logs a line for each connection would wait for the reader of a pipe, but not for a file.
     with (
         tempfile.TemporaryFile() as output,
         subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output) as process,
@@ -182,19 +188,19 @@ def running(command, cpu=MEASURED_CPU):
 def wait_for_port(process, output):
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
-        said = os.pread(output.fileno(), 65_536, 0)
-        if found := LISTENING.search(said):
-            return int(found[1])
+        log = os.pread(output.fileno(), 65_536, 0)
+        if match := LISTENING.search(log):
+            return int(match[1])
         if process.poll() is not None:
             break
         time.sleep(POLL_S)
-    raise RuntimeError(f"did not start: {said.decode(errors='replace').strip()[-300:]}")
+    raise RuntimeError(f"did not start: {log.decode(errors='replace').strip()[-300:]}")
 
 
 def compare(runs, rounds):
     """Call each of `runs` ({name: function that returns a Result}) once a round, in turn.
 
-    In turn, because a machine's speed drifts: what is compared ran at about the same time.
+    They alternate, because the speed of a machine drifts.
     """
     results = {name: [] for name in runs}
     for number in range(rounds):

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: 0BSD
  *
- * The load: a client in C, so that the server is what is measured and not the client.
+ * Generate load. The client is written in C, so that the server limits the rate and not the client.
  *
  *   load greet HOST PORT CONNECTIONS CONCURRENCY        connect, read the greeting to the end, close
- *   load echo HOST PORT CONNECTIONS ROUND_TRIPS SIZE    messages of SIZE bytes there and back
- *   load udp HOST PORT DATAGRAMS WINDOW                 that many 60-byte datagrams under way at once
- *   load idle HOST PORT CONNECTIONS SECONDS             one echo on each, then hold them all open
+ *   load echo HOST PORT CONNECTIONS ROUND_TRIPS SIZE    send messages of SIZE bytes, and read the echoes
+ *   load udp HOST PORT DATAGRAMS WINDOW                 send 60-byte datagrams, WINDOW of them under way at once
+ *   load idle HOST PORT CONNECTIONS SECONDS             exchange one echo on each connection, and keep all open
  *
- * Prints one line of JSON: what was answered correctly (connections, round trips or datagrams), the
- * seconds that took, and what was not. `idle` prints it when all are open, and ends with standard
- * input or after SECONDS. HOST is an IPv4 address. Linux (epoll), one thread, ends after two minutes.
+ * It prints one line of JSON: the number of correct answers (connections, round trips or datagrams), the seconds, and the
+ * number of errors. `idle` prints the line when all connections are open, and ends with standard input or after SECONDS.
+ * HOST is an IPv4 address. The program needs Linux (epoll), has one thread, and ends after two minutes.
  *
- * With LOAD_SPINS in the environment it never sleeps while it waits. For a CPU of its own: on loopback the
- * server's send() pays for waking a sleeping client, on a virtual machine often more than for all the rest.
+ * If LOAD_SPINS is in the environment, it polls instead of sleeping, and needs a CPU of its own. On loopback, the server's
+ * send() wakes a sleeping client. On a virtual machine, this often costs more than all other work of the server.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -35,8 +35,8 @@
 #define PREFIX_LENGTH 17
 #define DATAGRAM_LENGTH 60
 #define TIME_LIMIT_S 120
-#define STALL_MS 5000      /* give up: the server has forgotten the rest */
-#define SILENCE_MS 200     /* after that long without a reply, what is under way counts as lost */
+#define STALL_MS 5000      /* give up: the server does not answer any more */
+#define SILENCE_MS 200     /* After so long without a reply, datagrams under way count as lost. */
 #define MAX_FDS 65536
 #define MAX_EVENTS 256
 
@@ -71,7 +71,7 @@ static void watch(int operation, int fd, unsigned events)
         die("epoll_ctl");
 }
 
-/* How many sockets can be read or written; 0 when none could for so long that none will. */
+/* Return how many sockets are ready; 0 if none was ready for STALL_MS or SILENCE_MS. */
 static int ready(struct epoll_event *events)
 {
     double started = now();
@@ -99,7 +99,7 @@ static void limit_silence(int fd, int milliseconds)
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);
 }
 
-/* The greeting: 0 while more may come, 1 at a proper end, -1 if it was not the greeting. */
+/* Read the greeting. Return 0 while more may follow, 1 at its end, -1 if it is not the greeting. */
 static int read_greeting(int fd, int *got)
 {
     for (;;) {
@@ -153,7 +153,7 @@ static int echoes_one(int fd)
            && !memcmp(buffer, "idle", 4);
 }
 
-/* Ping-pong. Each message begins one byte further on in `pattern`, so that an old one is not taken for a new. */
+/* Send a message. Each one begins one byte later in `pattern`, so that an old one differs from a new one. */
 static char *pattern;
 static size_t message_size;
 static struct pingpong { long done; size_t sent, got; int waits_to_send; } pingpongs[MAX_FDS];
@@ -176,7 +176,7 @@ static void send_message(int fd)
     p->waits_to_send = waits;
 }
 
-/* 1 when a whole message has come back, 0 while it is coming, -1 if it was not the one sent. */
+/* Return 1 if the whole message has returned, 0 if a part of it is missing, -1 if it differs. */
 static int read_message(int fd)
 {
     struct pingpong *p = &pingpongs[fd];
@@ -206,7 +206,7 @@ static void echo(long connections, long round_trips, size_t size)
         pattern[i] = i * 31 + i / 256;
     for (long i = 0; i < connections; i++) {
         fds[i] = connected(SOCK_STREAM);
-        if (!echoes_one(fds[i])) /* accepted, and its thread or process started, before the clock is */
+        if (!echoes_one(fds[i])) /* The server starts its thread or process before the clock. */
             die("echo");
         watch(EPOLL_CTL_ADD, fds[i], EPOLLIN);
     }
@@ -237,7 +237,7 @@ static void send_datagram(int fd, long number)
     send(fd, datagram, sizeof datagram, 0);
 }
 
-/* The number in the reply, or -1: nothing came, or something else. */
+/* Return the number in the reply, or -1 if there is no reply or another one. */
 static long read_reply(int fd, long sent)
 {
     long number;

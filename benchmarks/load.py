@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: 0BSD
-"""The load where there is no C compiler: the command line and the output of load.c, a good deal slower.
+"""Generate load without a C compiler. The command line and the output are those of load.c.
 
-A fast server waits for this client, so ratios between servers come out closer to 1 than they are. It goes in
-step, too: CONCURRENCY connections (or WINDOW datagrams) are sent, then all of them answered, then the next.
+This client is much slower. Fast servers wait for it, so that the ratios between servers are too close to 1. It works in
+steps: it sends CONCURRENCY connections (or WINDOW datagrams), and waits for all answers before the next step.
 """
 
 import json
@@ -18,7 +18,7 @@ PREFIX = b"Server received: "
 DATAGRAM_BYTES = 60
 READ_BYTES = 65_536
 TIME_LIMIT_S = 120
-SILENCE_S = 0.2  # after that long without a reply, what is under way counts as lost
+SILENCE_S = 0.2  # After so long without a reply, datagrams under way count as lost.
 ECHO_TIMEOUT_S = 5.0
 
 
@@ -28,7 +28,7 @@ def report(good, errors, started):
 
 
 def read_greeting(sock):
-    """True if the greeting and nothing else comes, up to the end of file."""
+    """Return whether the server sends the greeting, nothing else, and the end of file."""
     with sock:
         got = bytearray()
         try:
@@ -64,13 +64,13 @@ def echo(address, connections, round_trips, size):
     socks = [socket.create_connection(address) for _ in range(connections)]
     for sock in socks:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if not echoes_one(sock):  # accepted, and its thread or process started, before the clock is
+        if not echoes_one(sock):  # The server starts its thread or process before the clock.
             raise ConnectionError("no echo")
     pattern = bytes(i % 251 for i in range(size + 256))
     good = 0
     started = time.perf_counter()
     for number in range(round_trips):
-        message = pattern[number % 256 :][:size]  # so that an old one is not taken for a new
+        message = pattern[number % 256 :][:size]  # An old message differs from a new one.
         for sock in socks:
             sock.sendall(message)
         good += sum(sock.recv(size, socket.MSG_WAITALL) == message for sock in socks)
@@ -92,7 +92,7 @@ def udp(address, total, window):
             try:
                 while awaited:
                     awaited.discard(sock.recv(READ_BYTES))
-            except OSError:  # silence, or no server any more
+            except OSError:  # There is no answer, or the server has ended.
                 pass
             good += len(batch) - len(awaited)
         report(good, total - good, started)

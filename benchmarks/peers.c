@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: 0BSD
  *
- * The servers to measure against, in C: the same jobs as tcp_server.py and udp_server.py.
+ * Servers in C to compare with tcp_server.py and udp_server.py. They do the same jobs.
  *
  *   peers greet PORT   send "Hello, World!", half-close, read to the client's end of file, close
  *   peers echo PORT    send back what arrives
  *   peers udp PORT     answer a datagram with "Server received: " and the datagram
  *
- * Listens on 127.0.0.1 only; with PORT 0 the kernel picks a free one. Linux (epoll), one thread.
+ * They listen on 127.0.0.1 only. With PORT 0, the kernel picks a free port. They need Linux (epoll), and have one thread.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -21,12 +21,12 @@
 
 #define GREETING "Hello, World!"
 #define PREFIX "Server received: "
-#define BACKLOG 4096       /* what Linux allows at most by default (net.core.somaxconn) */
-#define LIFETIME_S 900     /* a server whose benchmark died must not stay */
+#define BACKLOG 4096       /* the default of net.core.somaxconn */
+#define LIFETIME_S 900     /* A server ends by itself if its benchmark has crashed. */
 #define MAX_FDS 65536
 #define PREFIX_LENGTH (sizeof PREFIX - 1)
 
-/* What a full socket did not take. One slot per file descriptor, so accepting allocates nothing. */
+/* Unsent bytes, one slot for each file descriptor, so that accepting allocates nothing. */
 static struct unsent { char *bytes; size_t start, end; } unsent[MAX_FDS];
 static char buffer[65536];
 static int epoll;
@@ -114,7 +114,7 @@ static void keep_rest(int fd, const char *bytes, size_t length)
     if (!unsent[fd].bytes)
         die("malloc");
     memcpy(unsent[fd].bytes, bytes, length);
-    watch(EPOLL_CTL_MOD, fd, EPOLLOUT); /* and not EPOLLIN: who does not read is not read from */
+    watch(EPOLL_CTL_MOD, fd, EPOLLOUT); /* not EPOLLIN: a client that does not read is not read from */
 }
 
 static void echo_ready(int fd)
@@ -169,7 +169,7 @@ static void serve_tcp(int port, void (*opened)(int), void (*ready)(int))
 static void serve_udp(int port)
 {
     static char reply[PREFIX_LENGTH + 65536] = PREFIX;
-    char *datagram = reply + PREFIX_LENGTH; /* received right behind the prefix: no copy */
+    char *datagram = reply + PREFIX_LENGTH; /* It is received behind the prefix, so that nothing is copied. */
     struct sockaddr_in peer;
     int fd = listening_socket(SOCK_DGRAM, port);
 
@@ -178,7 +178,7 @@ static void serve_udp(int port)
         ssize_t n = recvfrom(fd, datagram, 65536, 0, (struct sockaddr *)&peer, &length);
         if (n < 0)
             continue;
-        /* Two such servers must not answer each other for ever. */
+        /* Two such servers must not answer each other forever. */
         if ((size_t)n >= PREFIX_LENGTH && !memcmp(datagram, PREFIX, PREFIX_LENGTH))
             continue;
         sendto(fd, reply, PREFIX_LENGTH + n, 0, (struct sockaddr *)&peer, length);

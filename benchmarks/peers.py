@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: 0BSD
-"""The Python servers to measure against: the same jobs as tcp_server.py and udp_server.py, done in the
-standard library's other ways, each as short as its documentation suggests. Listens on 127.0.0.1 only."""
+"""Python servers to compare with tcp_server.py and udp_server.py. They listen on 127.0.0.1 only.
+
+They do the same jobs with other modules of the standard library, as briefly as its documentation suggests.
+"""
 
 import asyncio
 import contextlib
@@ -13,8 +15,8 @@ import sys
 GREETING = b"Hello, World!"
 PREFIX = b"Server received: "
 READ_BYTES = 65_536
-BACKLOG = 4096  # socketserver's 5 would drop connections, and each costs the client a second
-LIFETIME_S = 900  # a server whose benchmark died must not stay
+BACKLOG = 4096  # With socketserver's 5, connections would be dropped, and each costs the client a second.
+LIFETIME_S = 900  # A server ends by itself if its benchmark has crashed.
 
 
 class GreetHandler(socketserver.BaseRequestHandler):
@@ -27,7 +29,7 @@ class GreetHandler(socketserver.BaseRequestHandler):
 
 class EchoHandler(socketserver.BaseRequestHandler):
     def handle(self):
-        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as asyncio does by itself
+        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does the same.
         while data := self.request.recv(READ_BYTES):
             self.request.sendall(data)
 
@@ -45,7 +47,7 @@ class ThreadingServer(socketserver.ThreadingTCPServer):
 
 
 class UDPServer(socketserver.UDPServer):
-    max_packet_size = READ_BYTES  # 8192 by default
+    max_packet_size = READ_BYTES  # The default is 8,192.
 
 
 def announce(port):
@@ -103,7 +105,7 @@ async def echo_sock(loop, sock):
 def serve_sock(handler):
     async def run(port):
         loop = asyncio.get_running_loop()
-        tasks = set()  # the loop holds tasks weakly only
+        tasks = set()  # The event loop has only weak references to tasks.
         with socket.create_server(("127.0.0.1", port), backlog=BACKLOG) as listener:
             listener.setblocking(False)
             announce(listener.getsockname()[1])

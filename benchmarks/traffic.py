@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: 0BSD
-"""Generate captures of mixed traffic, byte by byte, as a network of people has it.
+"""Generate captures of mixed traffic, as in an office network.
 
 In every 100 packets: 40 of bulk TCP (data segments and acknowledgements), 25 of DNS (queries and answers), 8 starts of
-TLS connections, 10 HTTP heads, 5 ICMP echoes, 4 ARP messages and 8 UDP datagrams over IPv6. With `plain=True`, DNS, TLS
-and HTTP are left out: no packet of that capture contains a name.
+TLS connections, 10 HTTP heads, 5 ICMP echoes, 4 ARP messages and 8 UDP datagrams over IPv6. With `plain=True`,
+there is no DNS, TLS or HTTP, so that no packet contains a name.
 """
 
 import random

@@ -91,10 +91,11 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class FakeWeather(ThreadingHTTPServer):
-    """Both providers.
+    """A server that answers like both providers.
 
-    faults: path -> what to do instead of answering; the last one is permanent
-    edit, routes: path -> a function that changes the answer; another answer
+    faults: for each path, the functions that replace its next answers; the last one is permanent
+    edit: for each path, a function that changes its answer
+    routes: for each path, a function that returns its answer
     """
 
     daemon_threads = True

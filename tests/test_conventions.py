@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
-THIRD_PARTY = {"requests": "requests", "scapy": "scapy"}  # what a script may need: the module, its distribution
+THIRD_PARTY = {"requests": "requests", "scapy": "scapy"}  # modules that a script may import, and their distributions
 PAIRS = list(itertools.combinations(SCRIPTS, 2))
 
 every_script = pytest.mark.parametrize("name", SCRIPTS)

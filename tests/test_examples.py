@@ -1,4 +1,4 @@
-"""The programs in examples/: each is started as its docstring says, and does its job."""
+"""Start each program in examples/ with the command in its docstring, and check what it does."""
 
 import http.server
 import re

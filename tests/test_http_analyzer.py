@@ -1,4 +1,4 @@
-"""http_analyzer.py over built captures and real connections: what it pairs, what it says is missing, what it costs."""
+"""http_analyzer.py with generated captures and real connections: pairs, problems, formats, memory and time."""
 
 import contextlib
 import functools
@@ -819,7 +819,7 @@ def test_clients_and_servers_that_break_the_rules_never_cause_a_wrong_pair(lost,
             if found.target and found.content_type:
                 assert found.content_type == f"t{found.target}"
                 paired += 1
-    assert paired >= least  # of 1,500
+    assert paired >= least  # There are 1,500 exchanges.
 
 
 @pytest.mark.parametrize("field", [b"Transfer-Encoding: identity", b"Content-Length: ", b"Transfer-Encoding: zip"])

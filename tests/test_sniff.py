@@ -498,7 +498,7 @@ def test_ten_lines_are_blind_to_ipv6_and_print_what_the_wire_says(run, script, t
 
 
 class Sniffer:
-    """sniff.py capturing on lo, once it says so."""
+    """sniff.py with a live capture on lo that has started."""
 
     def __init__(self, script, *arguments, **options):
         self.process = script("sniff.py", *LO, *arguments, **options)
@@ -805,7 +805,7 @@ def test_pcapng_with_all_its_options(run, tmp_path, order):
     first, simple = [json.loads(line) for line in lines(run("sniff.py", "-r", path, "--json"))]
     assert (first["time"], first["dport"]) == (1_000.5, 6)
     assert (simple["time"], simple["truncated"], "sport" in simple) == (0, True, False)
-    assert len(lines(run("sniff.py", "-r", path, "udp", "port", 6))) == 1  # of the cut one, there is no port
+    assert len(lines(run("sniff.py", "-r", path, "udp", "port", 6))) == 1  # The cut packet has no port.
     written = tmp_path / "written.pcap"
     lines(run("sniff.py", "-r", path, "-w", written))
     assert [(length, len(kept)) for _, length, _, _, kept in records(written)] == [

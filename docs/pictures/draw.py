@@ -103,7 +103,7 @@ def sniff():
 
 
 def talk():
-    time.sleep(1.5)  # until the sniffer listens: it says so on the terminal, not here
+    time.sleep(1.5)  # The sniffer has started by then; its message goes to the terminal.
     visits = {"www.example.org": 40, "cdn.example.net": 25, "mail.example.org": 15, "news.example.com": 5}
     for name, count in visits.items():
         for number in range(count):
