@@ -37,13 +37,13 @@ sniff(prn=lambda packet: print(packet.summary(), flush=True), **source)
 
 
 def programs():
-    found = {
+    commands = {
         OURS: [sys.executable, ROOT / "sniff.py"],
         LOOP: [sys.executable, "-c", TUTORIAL],
         "tshark": ["tshark", "-n", "-l"],
         "tcpdump": ["tcpdump", "-nn", "-l", "-Z", "root"],
     }
-    return {name: command for name, command in found.items() if shutil.which(command[0])}
+    return {name: command for name, command in commands.items() if shutil.which(command[0])}
 
 
 def start(command, **options):

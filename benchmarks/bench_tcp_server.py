@@ -51,15 +51,15 @@ def servers(job):
 
 def forking_servers(job):
     """Return {name: command} of the servers that start one or two processes for each connection."""
-    found = {}
+    commands = {}
     if shutil.which("ncat"):
         command = {"greet": ["-c", "printf 'Hello, World!'"], "echo": ["-e", "/bin/cat"]}[job]
-        found["ncat"] = ["ncat", "-v", "-k", "-m", "200", "-l", HOST, str(free_port()), *command]
+        commands["ncat"] = ["ncat", "-v", "-k", "-m", "200", "-l", HOST, str(free_port()), *command]
     if shutil.which("socat"):
         listen = f"TCP-LISTEN:0,bind={HOST},fork,backlog=4096"
         command = {"greet": 'SYSTEM:printf \\"Hello\\, World!\\"', "echo": "EXEC:cat"}[job]
-        found["socat"] = ["socat", "-d", "-d", listen, command]
-    return found
+        commands["socat"] = ["socat", "-d", "-d", listen, command]
+    return commands
 
 
 def free_port():

@@ -153,8 +153,8 @@ def direct(server, asked):
     name, *qualifiers = asked["q"].split(",")
     if not name:
         return deny(400, cod="400", message="Nothing to geocode")
-    found = [one for one in find(name) if not qualifiers or qualifiers[-1].upper() == one["country_code"]]
-    found = [one for one in found if one["name"].casefold() == name.casefold()]
+    places = [one for one in find(name) if not qualifiers or qualifiers[-1].upper() == one["country_code"]]
+    places = [one for one in places if one["name"].casefold() == name.casefold()]
     answer = [
         {
             "name": one["name"],
@@ -164,7 +164,7 @@ def direct(server, asked):
             "country": one["country_code"],
             "state": one["admin1"],
         }
-        for one in found
+        for one in places
     ]
     return server.edited("/geo/1.0/direct", answer[:5])
 
@@ -225,10 +225,10 @@ def search(server, asked):
     exactly(asked, count="100")
     assert "," not in asked["name"]
     assert asked["language"].isalpha()
-    found = find(asked["name"]) if len(asked["name"]) > 1 else []
-    found = [one for one in found if asked.get("countryCode", one["country_code"]) == one["country_code"]]
-    found = [{"id": number, "timezone": "GMT", **one} for number, one in enumerate(found, 1)]
-    answer = {"results": found, "generationtime_ms": 0.5} if found else {"generationtime_ms": 0.5}
+    places = find(asked["name"]) if len(asked["name"]) > 1 else []
+    places = [one for one in places if asked.get("countryCode", one["country_code"]) == one["country_code"]]
+    places = [{"id": number, "timezone": "GMT", **one} for number, one in enumerate(places, 1)]
+    answer = {"results": places, "generationtime_ms": 0.5} if places else {"generationtime_ms": 0.5}
     return server.edited("/v1/search", answer)
 
 

@@ -75,8 +75,12 @@ class Wire:
 
 def exchanges(frames, **options):
     analyzer = HTTPAnalyzer(**options)
-    found = [exchange for frame in frames for exchange in analyzer.feed(*frame)] + analyzer.flush()
-    return found
+    result = [exchange for frame in frames for exchange in analyzer.feed(*frame)] + analyzer.flush()
+    return result
+
+
+def pairs_in(exchanges):
+    return [(exchange.target, exchange.status) for exchange in exchanges]
 
 
 def brief(exchange):
@@ -216,8 +220,8 @@ def test_with_one_segment_lost_every_other_exchange_is_right(seed):
         frames = random_wire(rng, pairs, pipelined, how)
         with_data = [frame for frame in frames if len(frame[2]) > 54]
         for lost in rng.sample(with_data, min(8, len(with_data))):
-            found = told([frame for frame in frames if frame is not lost])
-            whole = [line for line in found if not line[5]]
+            result = told([frame for frame in frames if frame is not lost])
+            whole = [line for line in result if not line[5]]
             assert set(whole) <= set(truth)
             assert pipelined or len(whole) >= len(pairs) - 1
 
@@ -235,9 +239,9 @@ def test_a_lost_request_does_not_shift_those_after_it():
     wire = Wire().open()
     for number in range(4):
         wire.send(0, GET % number).send(1, OK % (200 + number))
-    found = exchanges(wire.frames[:5] + wire.frames[6:])
-    assert [(each.target, each.status) for each in found] == [("/0", 200), (None, 201), ("/2", 202), ("/3", 203)]
-    assert next(each for each in found if each.status == 201).problems == ("gap", "no request")
+    result = exchanges(wire.frames[:5] + wire.frames[6:])
+    assert pairs_in(result) == [("/0", 200), (None, 201), ("/2", 202), ("/3", 203)]
+    assert next(exchange for exchange in result if exchange.status == 201).problems == ("gap", "no request")
 
 
 def alternating(rng, count):
@@ -260,12 +264,13 @@ def test_after_a_loss_of_several_segments_the_next_exchanges_are_right_again(see
             skip -= 1
         else:
             left.append(frame)
-    found = exchanges(left, headers=True)
-    for each in found:
-        number = dict(each.response_headers or ()).get("X-Number")
-        assert each.target is None or number is None or each.target == f"/{number}"
-    assert sum(not each.problems for each in found) >= 400 - 5 * losses
-    assert sum(each.target is not None for each in found) == sum(frame[2][54:].startswith(b"GET") for frame in left)
+    result = exchanges(left, headers=True)
+    for exchange in result:
+        number = dict(exchange.response_headers or ()).get("X-Number")
+        assert exchange.target is None or number is None or exchange.target == f"/{number}"
+    assert sum(not exchange.problems for exchange in result) >= 400 - 5 * losses
+    requests = sum(frame[2][54:].startswith(b"GET") for frame in left)
+    assert sum(exchange.target is not None for exchange in result) == requests
 
 
 @pytest.mark.parametrize("said", ["rrARRRARARAARA", "RRAARrarAARARRARA", "RaRRaRARARAARRA"])
@@ -276,10 +281,10 @@ def test_where_losses_hide_how_many_are_pipelined_nothing_is_paired_wrongly(said
         side = "RA".index(each.upper())
         wire.send(side, (GET % next(numbers[0])) if side == 0 else OK % (200 + next(numbers[1])))
     kept = [frame for frame, letter in zip(wire.frames[3:], said, strict=True) if letter.isupper()]
-    found = exchanges(wire.frames[:3] + kept)
-    assert sum(each.target is not None for each in found) == said.count("R")
-    for each in found:
-        assert each.target is None or each.status is None or each.target == f"/{each.status - 200}"
+    result = exchanges(wire.frames[:3] + kept)
+    assert sum(exchange.target is not None for exchange in result) == said.count("R")
+    for exchange in result:
+        assert exchange.target is None or exchange.status is None or exchange.target == f"/{exchange.status - 200}"
 
 
 def test_of_two_gaps_the_request_comes_first_that_was_sent_before_the_response_arrived():
@@ -287,14 +292,14 @@ def test_of_two_gaps_the_request_comes_first_that_was_sent_before_the_response_a
     wire = Wire().open().send(0, GET % 1).send(0, GET % 2).send(0, GET % 3)
     wire.send(1, OK % 201).send(1, OK % 202).send(1, OK % 203)
     frames = [frame for number, frame in enumerate(wire.frames) if number not in (4, 6)]  # without GET 2 and 201
-    assert [(each.target, each.status) for each in exchanges(frames) if each.target and each.status] == []
+    assert [pair for pair in pairs_in(exchanges(frames)) if None not in pair] == []
 
 
 def test_more_open_requests_than_the_limit_are_all_reported():
     wire = Wire().open()
     for number in range(5_000):
         wire.send(0, GET % number)
-    assert [each.target for each in exchanges(wire.frames)] == [f"/{number}" for number in range(5_000)]
+    assert [exchange.target for exchange in exchanges(wire.frames)] == [f"/{number}" for number in range(5_000)]
 
 
 def mutate(rng, data):
@@ -327,10 +332,10 @@ def test_mutated_captures_raise_nothing_and_print_no_control_character():
         for _ in range(3):
             at = rng.randrange(len(frames))
             frames[at] = (frames[at][0], frames[at][1], mutate(rng, frames[at][2]))
-        for found in exchanges(frames, headers=number % 2 == 1):
+        for exchange in exchanges(frames, headers=number % 2 == 1):
             lines += 1
             for form in http_analyzer.FORMATS.values():
-                text = form(found)
+                text = form(exchange)
                 assert not http_analyzer.UNPRINTABLE.search(text.replace("\n  > ", "").replace("\n  < ", ""))
     assert lines > 1_500
 
@@ -446,9 +451,9 @@ def test_a_link_layer(name):
         *LAYERS[name](wire.packet(0, 500, 900, ACK, GET % 1)),
         *LAYERS[name](wire.packet(1, 900, 500 + len(GET % 1), ACK, OK % 200)),
     ]
-    (found,) = exchanges(frames)
-    assert brief(found) == ("GET", "/1", 200, 0, 5, ())
-    assert found.client == ("[fd00::1]:40000" if addresses else "10.0.0.1:40000")
+    (exchange,) = exchanges(frames)
+    assert brief(exchange) == ("GET", "/1", 200, 0, 5, ())
+    assert exchange.client == ("[fd00::1]:40000" if addresses else "10.0.0.1:40000")
 
 
 def test_frames_without_tcp_are_skipped():
@@ -463,12 +468,12 @@ def test_frames_without_tcp_are_skipped():
 
 def test_the_middle_of_a_connection_and_no_handshake():
     wire = Wire().send(1, b"the end of a long body").send(0, GET % 1).send(1, OK % 200)
-    assert [brief(each) for each in exchanges(wire.frames)] == [("GET", "/1", 200, 0, 5, ())]
+    assert [brief(exchange) for exchange in exchanges(wire.frames)] == [("GET", "/1", 200, 0, 5, ())]
 
 
 def test_data_in_the_syn():
     wire = Wire().put(0, SYN, GET % 1, ack=0).put(1, SYN | ACK).send(1, OK % 200)
-    assert [brief(each) for each in exchanges(wire.frames)] == [("GET", "/1", 200, 0, 5, ())]
+    assert [brief(exchange) for exchange in exchanges(wire.frames)] == [("GET", "/1", 200, 0, 5, ())]
 
 
 @pytest.mark.parametrize("end", [FIN | ACK, RST, None])
@@ -477,20 +482,20 @@ def test_a_reused_port_is_a_new_connection(end):
     if end:
         wire.put(0, end)
     again = Wire(isn=(777_777, 888_888)).open().send(0, GET % 2).send(1, OK % 202)
-    found = [(each.target, each.status) for each in exchanges(wire.frames + again.frames)]
-    assert found == [("/1", 201), ("/2", 202)]
+    result = pairs_in(exchanges(wire.frames + again.frames))
+    assert result == [("/1", 201), ("/2", 202)]
 
 
 def test_a_reset_cuts_off():
     wire = Wire().open().send(0, GET % 1).send(1, (OK % 200)[:-2]).put(1, RST | ACK)
-    assert [brief(each) for each in exchanges(wire.frames)] == [("GET", "/1", 200, 0, 3, ("cut off",))]
+    assert [brief(exchange) for exchange in exchanges(wire.frames)] == [("GET", "/1", 200, 0, 3, ("cut off",))]
 
 
 def test_segments_after_a_reset_are_no_new_connection():
     wire = Wire().open().send(0, GET % 1).send(1, b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n").put(0, RST)
     wire.seq[1] += 500
-    (found,) = exchanges(wire.send(1, b"a quotation:\nHTTP/1.1 200 OK\r\n\r\n").frames)
-    assert brief(found) == ("GET", "/1", 200, 0, 0, ("cut off",))
+    (exchange,) = exchanges(wire.send(1, b"a quotation:\nHTTP/1.1 200 OK\r\n\r\n").frames)
+    assert brief(exchange) == ("GET", "/1", 200, 0, 0, ("cut off",))
 
 
 def test_a_reset_is_no_end_of_a_body_without_a_length():
@@ -501,21 +506,21 @@ def test_a_reset_is_no_end_of_a_body_without_a_length():
 def test_a_forged_syn_ends_no_connection():
     wire = Wire().open().send(0, GET % 1)
     wire.frames.append((wire.time, 1, bytes(12) + b"\x08\x00" + wire.packet(0, 99_999, 0, SYN)))
-    found = exchanges(wire.send(1, OK % 201).send(0, GET % 2).send(1, OK % 202).frames)
-    assert [(each.target, each.status) for each in found] == [("/1", 201), ("/2", 202)]
+    result = exchanges(wire.send(1, OK % 201).send(0, GET % 2).send(1, OK % 202).frames)
+    assert pairs_in(result) == [("/1", 201), ("/2", 202)]
 
 
 def test_a_response_to_an_uncaptured_request_is_not_paired_with_a_later_one():
     wire = Wire().send(1, b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n").send(0, GET % 1)
-    found = exchanges(wire.send(1, b"HTTP/1.1 204 N\r\n\r\n").frames)
-    assert [(each.target, each.status) for each in found] == [(None, 200), ("/1", 204)]
+    result = exchanges(wire.send(1, b"HTTP/1.1 204 N\r\n\r\n").frames)
+    assert pairs_in(result) == [(None, 200), ("/1", 204)]
 
 
 @pytest.mark.parametrize("unreadable", [b"GET /2 HTTP/2.0", b"JUNK", b"GET\t/2\tHTTP/1.1", b"A" * 40 + b" /2 HTTP/1.1"])
 def test_unreadable_messages_do_not_shift_the_pairing(unreadable):
-    found = one(GET % 1 + unreadable + b"\r\n\r\n" + GET % 3, OK % 201 + OK % 505 + OK % 203)
-    assert all(each.status in (None, {"/1": 201, "/3": 203}.get(each.target, each.status)) for each in found)
-    assert found[0].target == "/1"
+    result = one(GET % 1 + unreadable + b"\r\n\r\n" + GET % 3, OK % 201 + OK % 505 + OK % 203)
+    assert all(status in (None, {"/1": 201, "/3": 203}.get(target, status)) for target, status in pairs_in(result))
+    assert result[0].target == "/1"
 
 
 def test_a_late_copy_after_the_end_is_no_new_exchange():
@@ -526,8 +531,8 @@ def test_a_late_copy_after_the_end_is_no_new_exchange():
 def test_a_gap_in_a_body_is_marked_and_passed_when_it_is_acknowledged():
     wire = Wire().open().send(0, GET % 1)
     wire.send(1, b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n" + bytes(3000), [1000, 2000]).put(0, ACK)
-    found = exchanges(wire.frames[:5] + wire.frames[6:])
-    assert [brief(each) for each in found] == [("GET", "/1", 200, 0, 3000, ("gap",))]
+    result = exchanges(wire.frames[:5] + wire.frames[6:])
+    assert [brief(exchange) for exchange in result] == [("GET", "/1", 200, 0, 3000, ("gap",))]
 
 
 def test_a_gap_is_reported_even_if_its_connection_sends_nothing_more():
@@ -540,9 +545,10 @@ def test_a_gap_is_reported_even_if_its_connection_sends_nothing_more():
 
 
 def test_a_response_without_request_has_its_own_time_and_no_duration():
-    (found,) = exchanges(frame for frame in frames_of(GET % 1, OK % 200) if frame[2][26:30] == b"\x0a\0\0\2")
-    assert found.time > 1000
-    assert (found.request_bytes, found.ttfb_s, found.duration_s, found.problems) == (None, None, None, ("no request",))
+    (exchange,) = exchanges(frame for frame in frames_of(GET % 1, OK % 200) if frame[2][26:30] == b"\x0a\0\0\2")
+    assert exchange.time > 1000
+    assert (exchange.request_bytes, exchange.ttfb_s, exchange.duration_s) == (None, None, None)
+    assert exchange.problems == ("no request",)
 
 
 def test_idle_connections_are_dropped_and_reported():
@@ -551,8 +557,8 @@ def test_idle_connections_are_dropped_and_reported():
     analyzer = HTTPAnalyzer()
     for frame in wire.frames:
         assert analyzer.feed(*frame) == []
-    (found,) = analyzer.feed(5_000.0, *later[1:])
-    assert found.problems == ("no response",)
+    (exchange,) = analyzer.feed(5_000.0, *later[1:])
+    assert exchange.problems == ("no response",)
     assert analyzer.dropped == 0
 
 
@@ -594,7 +600,7 @@ def test_a_message(requests, responses, expected):
     for side, data in enumerate((requests, responses)):
         if data:
             wire.send(side, data)
-    assert [brief(each) for each in exchanges(wire.put(1, FIN | ACK).put(0, FIN | ACK).frames)] == [expected]
+    assert [brief(exchange) for exchange in exchanges(wire.put(1, FIN | ACK).put(0, FIN | ACK).frames)] == [expected]
 
 
 @pytest.mark.parametrize(
@@ -610,20 +616,21 @@ def test_a_message(requests, responses, expected):
     ],
 )
 def test_the_url_of_a_request(request_head, url, host):
-    (found,) = one(request_head + b"\r\n\r\n", b"HTTP/1.1 404 Not Found\r\n\r\n")
-    assert (found.url, found.host) == (url, host)
+    (exchange,) = one(request_head + b"\r\n\r\n", b"HTTP/1.1 404 Not Found\r\n\r\n")
+    assert (exchange.url, exchange.host) == (url, host)
 
 
 def test_all_fields_of_an_exchange():
     request = b"POST /p HTTP/1.1\r\nHost: h\r\nUser-Agent: me\r\nContent-Length: 3\r\n\r\nabc"
     response = b"HTTP/1.1 201 All is well\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 2\r\n\r\nok"
     wire = Wire().open().send(0, request, [20, 70]).send(1, response, [10, len(response) - 1])
-    (found,) = exchanges(wire.frames, headers=True)
-    assert pickle.loads(pickle.dumps(found)) == found
-    assert (found.version, found.reason, found.content_type) == ("1.1", "All is well", "text/html; charset=utf-8")
-    assert (found.user_agent, found.request_bytes, found.response_bytes) == ("me", 3, 2)
-    assert (found.time, found.ttfb_s, found.duration_s) == pytest.approx((1000.004, 0.003, 0.005))
-    assert found.request_headers == (("Host", "h"), ("User-Agent", "me"), ("Content-Length", "3"))
+    (exchange,) = exchanges(wire.frames, headers=True)
+    assert pickle.loads(pickle.dumps(exchange)) == exchange
+    assert (exchange.version, exchange.reason) == ("1.1", "All is well")
+    assert exchange.content_type == "text/html; charset=utf-8"
+    assert (exchange.user_agent, exchange.request_bytes, exchange.response_bytes) == ("me", 3, 2)
+    assert (exchange.time, exchange.ttfb_s, exchange.duration_s) == pytest.approx((1000.004, 0.003, 0.005))
+    assert exchange.request_headers == (("Host", "h"), ("User-Agent", "me"), ("Content-Length", "3"))
 
 
 @pytest.mark.parametrize(
@@ -739,7 +746,7 @@ def pairs_of(*turns):
     wire = Wire().open()
     for side, data in turns:
         wire.send(side, data)
-    return [(each.target, each.status) for each in exchanges(wire.close().frames)]
+    return pairs_in(exchanges(wire.close().frames))
 
 
 POST = b"POST /%d HTTP/1.1\r\nHost: a\r\n%b\r\n"
@@ -756,8 +763,8 @@ def test_bytes_that_are_not_http_do_not_shift_later_pairs(junk):
 def test_a_body_without_a_length_is_not_a_part_of_the_next_method(body):
     wire = Wire().open().send(0, POST % (0, b"")).send(0, body).send(1, OK % 200)
     wire.send(0, GET % 1, [6]).send(1, OK % 201).send(0, b"PROPPATCH / HTTP/1.1\r\n\r\n", [4]).send(1, OK % 207)
-    found = [(each.method, each.status) for each in exchanges(wire.frames)]
-    assert found == [("POST", 200), ("GET", 201), ("PROPPATCH", 207)]
+    result = [(exchange.method, exchange.status) for exchange in exchanges(wire.frames)]
+    assert result == [("POST", 200), ("GET", 201), ("PROPPATCH", 207)]
 
 
 @pytest.mark.parametrize(
@@ -815,9 +822,9 @@ def test_clients_and_servers_that_break_the_rules_never_cause_a_wrong_pair(lost,
                 wire.send(side, data, [rng.randrange(len(data))])
         for _ in range(lost):
             del wire.frames[rng.randrange(len(wire.frames))]
-        for found in exchanges(wire.frames):
-            if found.target and found.content_type:
-                assert found.content_type == f"t{found.target}"
+        for exchange in exchanges(wire.frames):
+            if exchange.target and exchange.content_type:
+                assert exchange.content_type == f"t{exchange.target}"
                 paired += 1
     assert paired >= least  # There are 1,500 exchanges.
 
@@ -851,7 +858,7 @@ def test_a_reset_outside_the_window_and_one_that_both_ends_ignore_end_nothing():
             (wire.time, 1, bytes(12) + IP4 + wire.packet(1, wire.seq[1] + shift, wire.seq[0], RST | ACK))
         )
         wire.send(1, OK % 201).send(0, GET % 2).send(1, OK % 202)
-        assert [(each.target, each.status) for each in exchanges(wire.frames)] == [("/1", 201), ("/2", 202)]
+        assert pairs_in(exchanges(wire.frames)) == [("/1", 201), ("/2", 202)]
 
 
 # Bodies
@@ -860,8 +867,8 @@ def test_a_reset_outside_the_window_and_one_that_both_ends_ignore_end_nothing():
 def bodies_of(head, body, **options):
     data = b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n" % (head, len(body)) + body
     wire = Wire().open().send(0, GET % 1).send(1, data, range(0, len(data), 900)).close()
-    (found,) = exchanges(wire.frames, bodies=True, **options)
-    return found
+    (exchange,) = exchanges(wire.frames, bodies=True, **options)
+    return exchange
 
 
 @pytest.mark.parametrize(
@@ -884,11 +891,11 @@ def test_a_body_is_decoded(head, body, text):
 def test_a_body_stays_within_its_limit_even_if_it_is_a_gzip_bomb():
     bomb = gzip.compress(bytes(50_000_000))
     tracemalloc.start()
-    found = bodies_of(b"Content-Encoding: gzip\r\n", bomb, max_body_bytes=100_000)
+    exchange = bodies_of(b"Content-Encoding: gzip\r\n", bomb, max_body_bytes=100_000)
     assert tracemalloc.get_traced_memory()[1] < 5_000_000
     tracemalloc.stop()
-    assert (len(found.response_body.data), found.response_body.is_cut) == (100_000, True)
-    assert found.problems == ("body cut",)
+    assert (len(exchange.response_body.data), exchange.response_body.is_cut) == (100_000, True)
+    assert exchange.problems == ("body cut",)
     assert bodies_of(b"", bytes(200_000), max_body_bytes=100_000).problems == ("body cut",)
 
 
@@ -1025,10 +1032,10 @@ def test_no_line_takes_longer_the_more_spaces_it_has(data):
 
 
 def test_an_endless_head_is_malformed():
-    (found,) = exchanges(
+    (exchange,) = exchanges(
         Wire().open().send(0, GET.rstrip() % 1 + b"\r\nX: " + bytes(70_000), range(0, 70_000, 999)).frames
     )
-    assert brief(found) == ("GET", "/1", None, 0, None, ("malformed", "no response"))
+    assert brief(exchange) == ("GET", "/1", None, 0, None, ("malformed", "no response"))
 
 
 # Files
@@ -1038,8 +1045,8 @@ def test_an_endless_head_is_malformed():
 @pytest.mark.parametrize("unit", [1e-6, 1e-9])
 def test_a_classic_pcap(tmp_path, order, unit):
     frames = Wire().open().send(0, GET % 1).send(1, OK % 200).frames
-    (found,) = analyze(str(save(tmp_path / "a", frames, order, unit)))
-    assert found.time == pytest.approx(1000.004)
+    (exchange,) = analyze(str(save(tmp_path / "a", frames, order, unit)))
+    assert exchange.time == pytest.approx(1000.004)
 
 
 def test_a_pcapng_with_two_interfaces(tmp_path):
@@ -1047,8 +1054,8 @@ def test_a_pcapng_with_two_interfaces(tmp_path):
     frames = [
         (when, 101, frame[14:]) if index % 2 else (when, 1, frame) for index, (when, _, frame) in enumerate(frames)
     ]
-    (found,) = analyze(str(save_ng(tmp_path / "a", frames)))
-    assert (found.time, found.duration_s) == pytest.approx((1000.004, 0.001))
+    (exchange,) = analyze(str(save_ng(tmp_path / "a", frames)))
+    assert (exchange.time, exchange.duration_s) == pytest.approx((1000.004, 0.001))
 
 
 def test_gzip_standard_input_and_several_files(script, capture, tmp_path):
@@ -1215,8 +1222,8 @@ def test_har(run, tmp_path):
     ],
 )
 def test_har_has_no_url_that_browsers_refuse(head, url):
-    (found,) = one(head + b"\r\n\r\n", b"HTTP/1.1 404 -\r\nContent-Length: 0\r\nLocation: /x\r\n\r\n")[:1]
-    entry = json.loads(http_analyzer.har_entry(found))
+    (exchange,) = one(head + b"\r\n\r\n", b"HTTP/1.1 404 -\r\nContent-Length: 0\r\nLocation: /x\r\n\r\n")[:1]
+    entry = json.loads(http_analyzer.har_entry(exchange))
     assert entry["request"]["url"] == url
     assert (entry["serverIPAddress"], entry["connection"], entry["_client"]) == ("10.0.0.2", "80", "10.0.0.1:40000")
 
@@ -1360,7 +1367,7 @@ def test_any_stack_of_vlan_tags_passes_the_default_filter(monkeypatch):
                 sender.send(bytes(12) + b"\x08\x06" + bytes(46))  # ARP: the filter is there
             batches = list(itertools.takewhile(bool, live.batches()))
         assert not any(frame[12:14] == b"\x08\x06" for batch in batches for *_, frame in batch)
-        return [each.target for each in http_analyzer.exchanges(HTTPAnalyzer(), iter(batches))]
+        return [exchange.target for exchange in http_analyzer.exchanges(HTTPAnalyzer(), iter(batches))]
 
     setup = ["link add one type veth peer name two", "link set one up", "link set two up"]
     assert in_namespace(job, *setup) == ["/0", "/1", "/2", "/3"]
@@ -1381,7 +1388,7 @@ def ten_lines(path):
 
 @functools.cache
 def shown(path):
-    return [brief(each) for each in analyze(str(path))]
+    return [brief(exchange) for exchange in analyze(str(path))]
 
 
 @pytest.mark.parametrize(
@@ -1419,5 +1426,5 @@ def test_ten_lines_show_no_response_no_host_and_no_time(capture):
 def test_ten_lines_print_an_attackers_bytes(tmp_path):
     path = save(tmp_path / "a", Wire().open().send(0, b"GET /\x1b[2J HTTP/1.1\r\n\r\n").frames)
     assert "\x1b[2J" in ten_lines(path)[0]
-    (found,) = analyze(str(path))
-    assert "\\x1b[2J" in http_analyzer.text_line(found)
+    (exchange,) = analyze(str(path))
+    assert "\\x1b[2J" in http_analyzer.text_line(exchange)

@@ -30,8 +30,8 @@ MORE_THAN_BUFFERS_HOLD_BYTES = 16_000_000  # the kernel's on both sides, and the
 
 def example(text, kind="python"):
     """The one example that contains `text`."""
-    (found,) = (block for block in re.findall(rf"(?ms)^```{kind}\n(.*?)^```$", PAGE) if text in block)
-    return found
+    (block,) = (block for block in re.findall(rf"(?ms)^```{kind}\n(.*?)^```$", PAGE) if text in block)
+    return block
 
 
 def needs(module, install="pip install -r requirements-dev.txt"):

@@ -112,9 +112,9 @@ ETHER_FRAME, NOBODY = raw(ETHER / V4 / UDP()), 65_534
 
 def line_of(frame, linktype, length=None):
     record = (1_700_000_000_123_456_000, length or len(frame), linktype, None, frame)
-    found = sniff.dissect(frame, linktype, length or len(frame))
-    json.loads(sniff.to_json(record, found))
-    return sniff.format_line(record, found)
+    fields = sniff.dissect(frame, linktype, length or len(frame))
+    json.loads(sniff.to_json(record, fields))
+    return sniff.format_line(record, fields)
 
 
 def other(name):
@@ -765,7 +765,7 @@ def test_capture_is_an_iterator_of_packets():
     assert abs(packet.time - time.time()) < 5
 
 
-# What a hostile tester found
+# Hostile input
 
 
 def test_lengths_of_zero_and_other_corners():
@@ -867,9 +867,10 @@ def test_a_pcap_file_has_one_link_type_and_keeps_lengths(run, tmp_path):
 
 def test_the_table_fits_the_terminal():
     top = sniff.Top()
-    found = {"proto": "UDP", "src": "2001:db8:1111:2222:3333:4444:5555:6666", "dst": "2001:db8:1111:2222:3333:4444:0:1"}
-    top.add(found, 1_000)
-    back = found | {"src": found["dst"], "dst": found["src"]}
+    prefix = "2001:db8:1111:2222:3333:4444"
+    fields = {"proto": "UDP", "src": f"{prefix}:5555:6666", "dst": f"{prefix}:0:1"}
+    top.add(fields, 1_000)
+    back = fields | {"src": fields["dst"], "dst": fields["src"]}
     top.add(back, 500)
     for columns in (60, 80, 200):
         table = top.table(os.terminal_size((columns, 24)))

@@ -332,11 +332,11 @@ def test_a_dead_address_costs_a_quarter_of_a_second(monkeypatch, playing, full_l
 def test_ipv6_and_ipv4_addresses_take_turns(monkeypatch):
     """RFC 8305 section 4."""
     six, four = socket.AF_INET6, socket.AF_INET
-    found = [
+    addresses = [
         (family, 1, 0, "", name) for family, name in ((six, "a"), (six, "b"), (six, "c"), (four, "d"), (four, "e"))
     ]
     tried = []
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: addresses)
     monkeypatch.setattr(tcp_client, "connect_first", lambda addresses, _: tried.extend(each[4] for each in addresses))
     tcp_client.connect("localhost", 1, 1.0, 0.0)
     assert tried == ["a", "d", "b", "e", "c"]
@@ -945,8 +945,8 @@ def test_an_address_that_refuses_is_followed_by_the_next(monkeypatch, playing):
 
 def test_an_address_of_a_family_the_system_lacks_is_followed_by_the_next(monkeypatch, playing):
     port = playing(saying(b"Hello"))
-    found = [(12_345, socket.SOCK_STREAM, 0, "", ("::1", port)), *socket.getaddrinfo("127.0.0.1", port)]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
+    addresses = [(12_345, socket.SOCK_STREAM, 0, "", ("::1", port)), *socket.getaddrinfo("127.0.0.1", port)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: addresses)
     assert receive("localhost", port) == b"Hello"
 
 
