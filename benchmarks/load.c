@@ -7,12 +7,12 @@
  *   load udp HOST PORT DATAGRAMS WINDOW                 send 60-byte datagrams, WINDOW of them under way at once
  *   load idle HOST PORT CONNECTIONS SECONDS             exchange one echo on each connection, and keep all open
  *
- * It prints one line of JSON: the number of correct answers (connections, round trips or datagrams), the seconds, and the
- * number of errors. `idle` prints the line when all connections are open, and ends with standard input or after SECONDS.
- * HOST is an IPv4 address. The program needs Linux (epoll), has one thread, and ends after two minutes.
+ * It prints one line of JSON: the number of correct answers (connections, round trips or datagrams), the seconds,
+ * and the number of errors. `idle` prints the line when all connections are open, and ends with standard input or
+ * after SECONDS. HOST is an IPv4 address. The program needs Linux (epoll), has one thread, and ends after two minutes.
  *
- * If LOAD_SPINS is in the environment, it polls instead of sleeping, and needs a CPU of its own. On loopback, the server's
- * send() wakes a sleeping client. On a virtual machine, this often costs more than all other work of the server.
+ * If LOAD_SPINS is in the environment, it polls instead of sleeping, and needs a CPU of its own. On loopback, the
+ * server's send() wakes a sleeping client. On a virtual machine, this often costs more than all other work of the server.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>

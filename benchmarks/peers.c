@@ -6,7 +6,7 @@
  *   peers echo PORT    send back what arrives
  *   peers udp PORT     answer a datagram with "Server received: " and the datagram
  *
- * They listen on 127.0.0.1 only. With PORT 0, the kernel picks a free port. They need Linux (epoll), and have one thread.
+ * They listen on 127.0.0.1 only. With PORT 0, the kernel picks a free port. They need Linux (epoll) and one thread.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
