@@ -1902,8 +1902,8 @@ class HTTPAnalyzer:
         """Return what could not be read so far: sentences without their first word, which is the count."""
         notes = Counter({f"frames {kind} not read": count for kind, count in self.unread.items()})
         notes += Counter({f"connections with {name} not read": count for name, count in self.foreign.items()})
-        notes["frames were cut by the snapshot length: capture with tcpdump -s 0"] = self.cut_frames
-        notes["connections were dropped: they were too many, or kept too much memory"] = self.dropped
+        notes["frames cut by the snapshot length: capture with tcpdump -s 0"] = self.cut_frames
+        notes["connections dropped, because there were too many, or they needed too much memory"] = self.dropped
         return +notes
 
     def _take(self) -> list[Exchange]:
@@ -2618,7 +2618,8 @@ class Run:
             else:
                 self._write_exchanges(selected)
         for note, count in self.notes.most_common():
-            print_message("info", f"{count:,} {note}")
+            noun, _, what = note.partition(" ")
+            print_message("info", f"{count:,} {noun if count > 1 else noun.removesuffix('s')} {what}")
 
     def _write_exchanges(self, selected: Iterator[Exchange]) -> None:
         begin, end = (HAR_BEGIN, HAR_END) if self.args.format == "har" else ("", "")
