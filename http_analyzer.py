@@ -1853,8 +1853,7 @@ class HTTPAnalyzer:
         if stream is None:
             return []
         conversation = stream.conversation
-        if time > self._now:
-            self._now = time
+        self._now = max(self._now, time)
         if self._now - conversation.seen > SWEEP_S:
             self._touch(conversation)
         if flags & (FIN | SYN | RST) or cut or conversation.out_of_order_segments or conversation.is_reset:

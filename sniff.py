@@ -808,17 +808,18 @@ def dns(fields: Fields, message: bytes) -> None:
         asked.append((name, record_type(unpack_16(message, at)[0])))
         at += 4
     if not bits >> 15:
-        set_info(fields, ", ".join([f"{kind}? {name}" for name, kind in asked[:SHOWN_ANSWERS]]), asked[0][0])
-    elif bits & 15:
-        set_info(fields, " ".join([RCODES.get(bits & 15) or f"rcode {bits & 15}", *(name for name, _ in asked)]))
+        return set_info(fields, ", ".join([f"{kind}? {name}" for name, kind in asked[:SHOWN_ANSWERS]]), asked[0][0])
+    names = [name for name, _ in asked]
+    if bits & 15:
+        set_info(fields, " ".join([RCODES.get(bits & 15) or f"rcode {bits & 15}", *names]))
     else:
         none = "(truncated)" if bits & 0x200 else "(no answer)"  # The client asks again over TCP if it is truncated.
-        text = dns_answers(message, at, answers, [name for name, _ in asked[:1]])
-        set_info(fields, text or " ".join([*asked[0], none]))
+        set_info(fields, dns_answers(message, at, answers, names) or " ".join([*asked[0], none]))
 
 
-def dns_answers(message: bytes, at: int, answers: int, texts: list[str]) -> str:
+def dns_answers(message: bytes, at: int, answers: int, names: list[str]) -> str:
     """Return the name, the types and the first values of the answers, as far as they can be read."""
+    texts = names[:1]
     last = ""
     try:
         for _ in range(min(answers, SHOWN_ANSWERS)):

@@ -661,6 +661,7 @@ class Provider:
         return dataclasses.replace(weather, others=tuple(named.values()), sunrise=rise, sunset=fall)
 
     def _find(self, get: Get, query: Query) -> list[Place]:
+        """Return the places that fit. If there is none, take the last words of the name for a qualifier."""
         try:
             return self.geocode(get, query)
         except CityNotFound:

@@ -38,7 +38,7 @@ from common import (
 
 EXCHANGES = 20_000, 80_000  # number of exchanges in the two captures
 DOWNLOAD_BYTES = 500_000_000
-PAGE = "<p>A paragraph of a page, as long as many are on the web, with a few words more.</p>\n" * 50  # 4 kB
+PAGE = "<p>A paragraph of a page, as long as many are on the web, and then some more.</p>\n" * 50  # 4 kB
 OURS = [sys.executable, ROOT / "http_analyzer.py", "-r"]
 TUTORIAL = [sys.executable, ROOT / "tests" / "ten_lines" / "http_analyzer.py"]
 TUTORIAL_FRAMES = 10_000  # The tutorial's loop is so slow that it gets only the first frames.

@@ -12,7 +12,7 @@
  * after SECONDS. HOST is an IPv4 address. The program needs Linux (epoll), has one thread, and ends after two minutes.
  *
  * If LOAD_SPINS is in the environment, it polls instead of sleeping, and needs a CPU of its own. On loopback, the
- * server's send() wakes a sleeping client. On a virtual machine, this often costs more than all other work of the server.
+ * server's send() wakes a sleeping client. On a virtual machine, this often costs more than all its other work.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>

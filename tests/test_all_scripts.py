@@ -246,7 +246,7 @@ def test_a_closed_pipe_ends_it_quietly(scene, play):
 
 
 @every_client
-@pytest.mark.parametrize("closed", [[1], [0, 2]])
+@pytest.mark.parametrize("closed", [[1], [2], [0, 1, 2]])
 def test_closed_standard_descriptors_are_no_error(scene, closed, play):
     status, out, err = play(scene, preexec_fn=lambda: [os.close(each) for each in closed]).finish()
     assert "Traceback" not in err

@@ -75,8 +75,7 @@ class Wire:
 
 def exchanges(frames, **options):
     analyzer = HTTPAnalyzer(**options)
-    result = [exchange for frame in frames for exchange in analyzer.feed(*frame)] + analyzer.flush()
-    return result
+    return [exchange for frame in frames for exchange in analyzer.feed(*frame)] + analyzer.flush()
 
 
 def pairs_in(exchanges):
