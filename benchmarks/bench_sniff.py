@@ -130,6 +130,8 @@ def mixed_traffic(count, rounds):
         traffic.write(path, count, plain=plain)
         commands = {name: command for name, command in programs().items() if name in (OURS, "tcpdump")}
         commands[f"{OURS} --json"] = [*commands[OURS], "--json"]
+        if "tcpdump" in commands:  # Without TZ, glibc's localtime() calls stat() for each packet.
+            commands["tcpdump, TZ=UTC"] = ["env", "TZ=UTC", *commands["tcpdump"]]
         runs = {name: partial(read_file, command, path, count) for name, command in commands.items()}
         print_rates(f"Mixed traffic {title}, {count:,} packets", "packets/s", compare(runs, rounds), "tcpdump")
 
