@@ -38,7 +38,6 @@ from tcp_server import Echo, Greeter, TCPServer
 TEN_LINES = "tests/ten_lines/async_client.py"
 HELLO = b"Hello, World!"
 PATIENCE_S = 10
-LINGER_0 = struct.pack("ii", 1, 0)
 KEYS = {"succeeded", "failed", "failures", "seconds", "connections_per_second", "messages_per_second"}
 KEYS |= {"latency_s", "histogram"}
 

@@ -398,7 +398,7 @@ def datagram(port, payload):
     return struct.pack("!HHHH", 50_000, port, 8 + len(payload), 0) + payload
 
 
-SNAP, IP4, IP6 = b"\xaa\xaa\x03\0\0\0", b"\x08\x00", b"\x86\xdd"
+SNAP, IP4 = b"\xaa\xaa\x03\0\0\0", b"\x08\x00"
 WIFI = b"\x08\x01" + bytes(22)
 LAYERS = {
     "Ethernet": link(bytes(12) + IP4, 1),
