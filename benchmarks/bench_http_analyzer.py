@@ -98,12 +98,12 @@ def make_downloads(path, connections, total_bytes):
         file.write(http_capture.FILE_HEADER)
         size = total_bytes // connections
         downloads = [http_capture.Connection(file, number, number) for number in range(connections)]
-        for each in downloads:
-            each.send(0, http_capture.PSH | http_capture.ACK, b"GET /file HTTP/1.1\r\nHost: example.com\r\n\r\n")
-            each.send(1, http_capture.ACK, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for download in downloads:
+            download.send(0, http_capture.PSH | http_capture.ACK, b"GET /file HTTP/1.1\r\nHost: example.com\r\n\r\n")
+            download.send(1, http_capture.ACK, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
         for at in range(0, size, http_capture.SEGMENT_BYTES):
-            for each in downloads:
-                each.send(1, http_capture.ACK, bytes(min(http_capture.SEGMENT_BYTES, size - at)))
+            for download in downloads:
+                download.send(1, http_capture.ACK, bytes(min(http_capture.SEGMENT_BYTES, size - at)))
     return connections * (2 + -(-size // http_capture.SEGMENT_BYTES))
 
 
@@ -159,11 +159,13 @@ def compare_capture(path, exchanges, rounds):
             "http",
             "-T",
             "fields",
-            *(word for each in fields for word in ("-e", each)),
+            *(word for field in fields for word in ("-e", field)),
         ],
         "httpry": ["httpry", "-r", path, "-o", path.with_suffix(".httpry"), "tcp"],
     }
-    runs = {name: functools.partial(run, each, exchanges) for name, each in runs.items() if shutil.which(each[0])}
+    runs = {
+        name: functools.partial(run, command, exchanges) for name, command in runs.items() if shutil.which(command[0])
+    }
     size = f"{exchanges:,} exchanges, {path.stat().st_size / 1e6:,.0f} MB"
     print_rates(f"A capture of {size}", "exchanges/s of CPU time", compare(runs, rounds), "http_analyzer.py")
     print(f"\nMemory at most: {peak_mb(path):.0f} MB")

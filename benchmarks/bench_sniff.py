@@ -47,7 +47,7 @@ def programs():
 
 
 def start(command, **options):
-    process = subprocess.Popen([str(each) for each in command], stderr=subprocess.DEVNULL, **options)
+    process = subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL, **options)
     os.sched_setaffinity(process.pid, {MEASURED_CPU})
     return process
 
@@ -80,7 +80,7 @@ def record(path, count):
 
 
 def read_file(command, path, count):
-    command = [each for each in command if each != "-l"]  # The output is not read line by line.
+    command = [word for word in command if word != "-l"]  # The output is not read line by line.
     began = time.perf_counter()
     with start([*command, "-r", path], stdout=subprocess.DEVNULL) as process:
         process.wait()
@@ -154,8 +154,8 @@ def main():
         figures = {}
         runs = {name: partial(live, name, command, rate, figures) for name, command in programs().items()}
         print_rates(f"Live, {rate:,} packets/s for {LIVE_S:g} s", "packets seen/s", compare(runs, args.rounds), LOOP)
-        for name, each in figures.items():
-            missed, peak = (statistics.median(values) for values in zip(*each, strict=True))
+        for name, numbers in figures.items():
+            missed, peak = (statistics.median(values) for values in zip(*numbers, strict=True))
             print(f"{name}: {missed:,.0f} packets without a line, {peak:.0f} MB")
 
 

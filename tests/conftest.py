@@ -160,7 +160,7 @@ def resolve_to(monkeypatch, *hosts):
     real = socket.getaddrinfo
 
     def resolve(host, *args, **options):
-        return [entry for each in (hosts if host == "localhost" else [host]) for entry in real(each, *args, **options)]
+        return [entry for name in (hosts if host == "localhost" else [host]) for entry in real(name, *args, **options)]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
 

@@ -70,7 +70,9 @@ class World:
         request = b"GET /%s HTTP/1.1\r\nHost: %s\r\n\r\n" % (self.text.replace(b"\n", b""), self.text[14:31])
         response = b"HTTP/1.1 200 %s\r\nContent-Type: %s\r\nContent-Length: 0\r\n\r\n" % (b"OK", self.text[14:31])
         frames = [segment(40_000, 80, 1, 1, request), segment(80, 40_000, 1, 1 + len(request), response)]
-        records = [struct.pack("<IIII", 1_000 + at, 0, len(each), len(each)) + each for at, each in enumerate(frames)]
+        records = [
+            struct.pack("<IIII", 1_000 + at, 0, len(frame), len(frame)) + frame for at, frame in enumerate(frames)
+        ]
         path.write_bytes(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65_535, 101) + b"".join(records))
         return path
 
@@ -248,7 +250,7 @@ def test_a_closed_pipe_ends_it_quietly(scene, play):
 @every_client
 @pytest.mark.parametrize("closed", [[1], [2], [0, 1, 2]])
 def test_closed_standard_descriptors_are_no_error(scene, closed, play):
-    status, out, err = play(scene, preexec_fn=lambda: [os.close(each) for each in closed]).finish()
+    status, out, err = play(scene, preexec_fn=lambda: [os.close(descriptor) for descriptor in closed]).finish()
     assert "Traceback" not in err
     assert (status, bool(out)) == (0, 1 not in closed)
 

@@ -12,7 +12,6 @@ import select
 import shlex
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -386,9 +385,9 @@ def test_exchanges_in_one_loop_do_not_wait_for_each_other(peers):
     port = peers.start(handle)
 
     async def many():
-        return await asyncio.gather(*(exchange("127.0.0.1", port, b"%d" % each) for each in range(20)))
+        return await asyncio.gather(*(exchange("127.0.0.1", port, b"%d" % number) for number in range(20)))
 
-    assert asyncio.run(many()) == [b"%d" % each for each in range(20)]
+    assert asyncio.run(many()) == [b"%d" % number for number in range(20)]
 
 
 def test_the_number_of_connections_and_the_concurrency_are_kept(call, peers):
@@ -460,7 +459,7 @@ def test_the_latencies_are_those_of_the_server(call, peers):
 
 
 def test_percentiles_are_by_nearest_rank():
-    ordered = [float(each) for each in range(1, 101)]
+    ordered = [float(number) for number in range(1, 101)]
     assert [async_client.percentile(ordered, share) for share in (0.5, 0.9, 0.99, 1.0)] == [50, 90, 99, 100]
     assert async_client.percentile([7.0], 0.5) == 7
     assert async_client.percentile([], 0.5) is None

@@ -144,10 +144,10 @@ def test_all_public_names_are_documented(name):
 
 @pytest.mark.parametrize(("one", "other"), PAIRS, ids=lambda name: name.removesuffix(".py"))
 def test_functions_that_scripts_share_are_word_for_word_the_same(one, other):
-    mine, theirs = definitions(one), definitions(other)
+    first, second = definitions(one), definitions(other)
     own = {"main", "parse_args", *public(one), *public(other)}
-    for name in (mine.keys() & theirs.keys()) - own:
-        assert mine[name] == theirs[name], f"{name} differs between {one} and {other}"
+    for name in (first.keys() & second.keys()) - own:
+        assert first[name] == second[name], f"{name} differs between {one} and {other}"
     for name in ("BIDIRECTIONAL", "NONCHARACTERS", "UNPRINTABLE"):
         values = [constants(script)[name] for script in (one, other) if name in constants(script)]
         assert values[1:] in ([], [values[0]])

@@ -87,7 +87,7 @@ def brief(exchange):
     return exchange.method, exchange.target, exchange.status, *bodies, exchange.problems
 
 
-def told(frames):
+def exchange_lines(frames):
     return sorted(map(brief, exchanges(frames)), key=str)
 
 
@@ -167,8 +167,8 @@ def random_wire(rng, pairs, pipelined, how):
         return [(), range(len(data)), rng.choices(range(len(data)), k=5)][how]
 
     wire = Wire(isn=(rng.choice([1, 2**32 - 50]), rng.choice([1, 2**32 - 300]))).open()
-    turns = [(0, each[0]) for each in pairs] + [(1, each[1]) for each in pairs]
-    for side, data in turns if pipelined else [turn for each in pairs for turn in enumerate(each)]:
+    turns = [(0, pair[0]) for pair in pairs] + [(1, pair[1]) for pair in pairs]
+    for side, data in turns if pipelined else [turn for pair in pairs for turn in enumerate(pair)]:
         wire.send(side, data, cuts(data))
         if rng.random() < 0.5:
             wire.put(1 - side, ACK)
@@ -184,42 +184,42 @@ def mixed(rng, frames, window):
 def test_segmentation_order_and_repetition_do_not_change_the_exchanges(seed):
     rng = random.Random(seed)
     pairs = list(random_exchanges(rng, rng.randrange(1, 6)))
-    truth = told(random_wire(rng, pairs, False, 0))
+    truth = exchange_lines(random_wire(rng, pairs, False, 0))
     assert [line[5] for line in truth] == [()] * len(pairs)
     for how in range(3):
         frames = random_wire(rng, pairs, rng.random() < 0.5, how)
         again = [(0, frame) for frame in frames] + [(rng.random() * 20, frame) for frame in frames]
         again = sorted(enumerate(again), key=lambda each: each[0] % len(frames) + each[1][0])
-        assert told(frames) == truth
-        assert told(mixed(rng, frames, 8)) == truth
-        assert told([frame for _, (_, frame) in again]) == truth
-        assert told(overlapping(rng, frames)) == truth
+        assert exchange_lines(frames) == truth
+        assert exchange_lines(mixed(rng, frames, 8)) == truth
+        assert exchange_lines([frame for _, (_, frame) in again]) == truth
+        assert exchange_lines(overlapping(rng, frames)) == truth
 
 
 def overlapping(rng, frames):
     """Every segment again, with some of the bytes before it."""
-    said = {}
+    sent = {}
     for when, linktype, frame in frames:
         yield when, linktype, frame
         data, key = frame[54:], frame[26:38]
-        if data and said.get(key):
-            more = said[key][-rng.randrange(1, len(said[key]) + 1) :]
+        if data and sent.get(key):
+            more = sent[key][-rng.randrange(1, len(sent[key]) + 1) :]
             seq = struct.unpack_from("!I", frame, 38)[0] - len(more)
             head = frame[:16] + struct.pack("!H", 40 + len(more + data)) + frame[18:38] + struct.pack("!I", seq % 2**32)
             yield when, linktype, head + frame[42:54] + more + data
-        said[key] = (said.get(key, b"") + data)[-400:]
+        sent[key] = (sent.get(key, b"") + data)[-400:]
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_with_one_segment_lost_every_other_exchange_is_right(seed):
     rng = random.Random(seed)
     pairs = list(random_exchanges(rng, rng.randrange(2, 6)))
-    truth = told(random_wire(rng, pairs, False, 0))
+    truth = exchange_lines(random_wire(rng, pairs, False, 0))
     for how, pipelined in itertools.product((0, 1), (False, True)):
         frames = random_wire(rng, pairs, pipelined, how)
         with_data = [frame for frame in frames if len(frame[2]) > 54]
         for lost in rng.sample(with_data, min(8, len(with_data))):
-            result = told([frame for frame in frames if frame is not lost])
+            result = exchange_lines([frame for frame in frames if frame is not lost])
             whole = [line for line in result if not line[5]]
             assert set(whole) <= set(truth)
             assert pipelined or len(whole) >= len(pairs) - 1
@@ -230,7 +230,7 @@ def test_lost_segments_never_cause_a_wrong_pair(seed):
     rng = random.Random(seed)
     for pipelined in (False, False, True):
         frames = random_wire(rng, list(random_exchanges(rng, 6)), pipelined, 2)
-        for line in told(frame for frame in frames if rng.random() > 0.1):
+        for line in exchange_lines(frame for frame in frames if rng.random() > 0.1):
             assert line[0] is None or line[2] is None or line[1] == f"/{line[2] - 200}"
 
 
@@ -272,16 +272,16 @@ def test_after_a_loss_of_several_segments_the_next_exchanges_are_right_again(see
     assert sum(exchange.target is not None for exchange in result) == requests
 
 
-@pytest.mark.parametrize("said", ["rrARRRARARAARA", "RRAARrarAARARRARA", "RaRRaRARARAARRA"])
-def test_where_losses_hide_how_many_are_pipelined_nothing_is_paired_wrongly(said):
+@pytest.mark.parametrize("letters", ["rrARRRARARAARA", "RRAARrarAARARRARA", "RaRRaRARARAARRA"])
+def test_where_losses_hide_how_many_are_pipelined_nothing_is_paired_wrongly(letters):
     """Of requests (R) and responses (A), each with the next number, those in small letters are lost."""
     wire, numbers = Wire().open(), {0: itertools.count(), 1: itertools.count()}
-    for each in said:
-        side = "RA".index(each.upper())
+    for letter in letters:
+        side = "RA".index(letter.upper())
         wire.send(side, (GET % next(numbers[0])) if side == 0 else OK % (200 + next(numbers[1])))
-    kept = [frame for frame, letter in zip(wire.frames[3:], said, strict=True) if letter.isupper()]
-    result = exchanges(wire.frames[:3] + kept)
-    assert sum(exchange.target is not None for exchange in result) == said.count("R")
+    captured = [frame for frame, letter in zip(wire.frames[3:], letters, strict=True) if letter.isupper()]
+    result = exchanges(wire.frames[:3] + captured)
+    assert sum(exchange.target is not None for exchange in result) == letters.count("R")
     for exchange in result:
         assert exchange.target is None or exchange.status is None or exchange.target == f"/{exchange.status - 200}"
 
@@ -539,7 +539,7 @@ def test_a_gap_is_reported_even_if_its_connection_sends_nothing_more():
     wire = Wire().open().send(0, GET % 1).send(1, response, (60, 90)).close()
     frames = wire.frames[:5] + wire.frames[6:]
     analyzer = HTTPAnalyzer()
-    assert [each for frame in frames for each in analyzer.feed(*frame)] == []
+    assert [exchange for frame in frames for exchange in analyzer.feed(*frame)] == []
     assert brief(analyzer.sweep(wire.time + 2)[0]) == ("GET", "/1", 200, 0, 100, ("gap",))
 
 
@@ -639,7 +639,7 @@ def test_all_fields_of_an_exchange():
 def test_connections_with_another_protocol_are_counted(data, name):
     wire = Wire().open().send(0, data + bytes(500)).send(1, b"\x16\x03\x03" + bytes(500)).send(0, GET % 1)
     analyzer = HTTPAnalyzer()
-    assert [each for frame in wire.frames for each in analyzer.feed(*frame)] + analyzer.flush() == []
+    assert [exchange for frame in wire.frames for exchange in analyzer.feed(*frame)] + analyzer.flush() == []
     assert analyzer.notes() == {f"connections with {name} not read": 1}
 
 
@@ -650,7 +650,7 @@ def test_other_protocols_are_abandoned_after_a_limited_number_of_bytes():
     analyzer = HTTPAnalyzer()
     for frame in wire.frames:
         analyzer.feed(*frame)
-    assert sum(each.memory() for each in analyzer._conversations) < 5_000
+    assert sum(conversation.memory() for conversation in analyzer._conversations) < 5_000
     assert exchanges(wire.send(0, GET % 1).frames) == []
 
 
@@ -915,7 +915,7 @@ def test_all_bodies_stay_within_one_limit_and_none_is_kept_without_the_option(mo
             wire = Wire(client=("10.0.0.1", number + 1)).open().send(0, GET % 1)
             for frame in wire.send(1, b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n" + bytes(1_000)).frames:
                 analyzer.feed(*frame)
-        messages = [each.streams[1].reader.message for each in analyzer._conversations]
+        messages = [conversation.streams[1].reader.message for conversation in analyzer._conversations]
         assert sum(len(message.body) for message in messages) == limit
 
 
@@ -930,9 +930,9 @@ def test_save_makes_safe_names_and_overwrites_nothing(run, tmp_path):
     lines = [json.loads(line) for line in out.splitlines()]
     assert len({line["saved"] for line in lines}) == 5
     assert len([*folder.iterdir()]) == 10
-    assert {"h_a_b.txt", "h_a_b-1.txt", "h_a_b-2.txt"} <= {each.name for each in folder.iterdir()}
-    assert all(len(each.name) <= 255 and each.read_bytes() == b"hello" for each in folder.iterdir())
-    assert [each.name for each in tmp_path.iterdir() if each not in (path, folder)] == []
+    assert {"h_a_b.txt", "h_a_b-1.txt", "h_a_b-2.txt"} <= {file.name for file in folder.iterdir()}
+    assert all(len(file.name) <= 255 and file.read_bytes() == b"hello" for file in folder.iterdir())
+    assert [file.name for file in tmp_path.iterdir() if file not in (path, folder)] == []
     assert f"-> {folder}" in run("http_analyzer.py", "-r", path, "--save", folder)[1]
 
 
@@ -1402,8 +1402,8 @@ def shown(path):
 )
 def test_ten_lines_take_a_packet_for_a_request(tmp_path, data, cuts, seen):
     wire = Wire().open()
-    for each in data:
-        wire.send(0, each, cuts)
+    for data_piece in data:
+        wire.send(0, data_piece, cuts)
     path = save(tmp_path / "a", wire.frames)
     assert [line.partition(": ")[2] for line in ten_lines(path)] == seen
     assert [line[1] for line in shown(path)] == ["/1", "/2"]

@@ -136,7 +136,7 @@ def join(request, tmp_path):
             if others:
                 client.sendall(b"here\n")
             for _, reader in others:
-                assert reader.readline() == said(client, b"here")
+                assert reader.readline() == chat_line(client, b"here")
             return client, cleanup.enter_context(client.makefile("rb"))
 
         yield join
@@ -144,7 +144,7 @@ def join(request, tmp_path):
         assert server.communicate(timeout=TIME_LIMIT_S)[0] in (b"", b"Chat on localhost:%d\n" % port)
 
 
-def said(client, line):
+def chat_line(client, line):
     return b"%d: %s\n" % (client.getsockname()[1], line)
 
 
@@ -154,10 +154,10 @@ def test_a_chat_passes_lines_on_to_all_others(join):
     _, cat_reads = join((ann, ann_reads), (bob, bob_reads))
     ann.sendall(b"how are y")
     bob.sendall(b"fine\n")
-    assert [ann_reads.readline(), cat_reads.readline()] == [said(bob, b"fine")] * 2
+    assert [ann_reads.readline(), cat_reads.readline()] == [chat_line(bob, b"fine")] * 2
     ann.sendall(b"ou?\nwell?\n")
     for reader in (bob_reads, cat_reads):
-        assert [reader.readline(), reader.readline()] == [said(ann, b"how are you?"), said(ann, b"well?")]
+        assert [reader.readline(), reader.readline()] == [chat_line(ann, b"how are you?"), chat_line(ann, b"well?")]
 
 
 def test_a_member_who_leaves_disturbs_nobody(join):
@@ -168,9 +168,9 @@ def test_a_member_who_leaves_disturbs_nobody(join):
     bob_reads.close()
     bob.close()
     ann.sendall(b"still there?\n")
-    assert cat_reads.readline() == said(ann, b"still there?")
+    assert cat_reads.readline() == chat_line(ann, b"still there?")
     cat.sendall(b"yes\n")
-    assert ann_reads.readline() == said(cat, b"yes")
+    assert ann_reads.readline() == chat_line(cat, b"yes")
 
 
 def test_a_line_that_is_too_long_ends_its_connection(join):
@@ -181,7 +181,7 @@ def test_a_line_that_is_too_long_ends_its_connection(join):
         assert bob_reads.read() == b""
     _, cat_reads = join((ann, ann_reads))
     ann.sendall(b"quiet here\n")
-    assert cat_reads.readline() == said(ann, b"quiet here")
+    assert cat_reads.readline() == chat_line(ann, b"quiet here")
 
 
 def test_a_member_who_does_not_read_is_dropped(join):
@@ -192,11 +192,11 @@ def test_a_member_who_does_not_read_is_dropped(join):
     for _ in range(MORE_THAN_BUFFERS_HOLD_BYTES // 100_000):
         ann.sendall((line + b"\n") * 100)
         for _ in range(100):
-            assert bob_reads.readline() == said(ann, line)
+            assert bob_reads.readline() == chat_line(ann, line)
     received = 0
     with contextlib.suppress(ConnectionResetError):
         while data := deaf.recv(1 << 20):  # fails after a time if it is still connected
             received += len(data)
     assert received < MORE_THAN_BUFFERS_HOLD_BYTES
     bob.sendall(b"I read\n")
-    assert ann_reads.readline() == said(bob, b"I read")
+    assert ann_reads.readline() == chat_line(bob, b"I read")

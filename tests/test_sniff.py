@@ -88,7 +88,7 @@ FRAMES = {
     f"{link}, IPv{version}, {name}": (number, raw(over / payload if over else payload))
     for link, (number, over, versions) in LINKS.items()
     for version in versions
-    for name, payload in {name: (V4 if version == 4 else V6) / each for name, each in TRANSPORTS.items()}.items()
+    for name, payload in {name: (V4 if version == 4 else V6) / layer for name, layer in TRANSPORTS.items()}.items()
 }
 ETHER = LINKS["Ethernet"][1]
 OTHERS = {
@@ -126,12 +126,12 @@ def test_every_link_type_and_transport_is_decoded_as_scapy_does(name):
     linktype, frame = FRAMES[name]
     packet = decode(frame, linktype, time=1.5)
     layer = conf.l2types.num2layer.get(linktype) or (IPv6 if frame[0] >> 4 == 6 else IP)
-    theirs = layer(frame)
-    ip = theirs[IP if IP in theirs else IPv6]
+    scapy_packet = layer(frame)
+    ip = scapy_packet[IP if IP in scapy_packet else IPv6]
     inner = ip.payload
     assert (packet.time, packet.length, packet.proto) == (1.5, len(frame), type(inner).__name__)
     assert (packet.src, packet.dst, packet.sport, packet.dport) == (ip.src, ip.dst, inner.sport, inner.dport)
-    if TCP in theirs:
+    if TCP in scapy_packet:
         letters = {"F": "FIN", "S": "SYN", "P": "PSH", "A": "ACK", "U": "URG"}
         assert packet.flags == ", ".join(letters[letter] for letter in str(inner.flags))
     assert (packet.truncated, packet.malformed, packet.fragment, packet.vlan) == (False, False, None, None)
@@ -353,14 +353,16 @@ def test_tcpdump_reads_what_we_write(run, tmp_path, name):
     frames = [frame for linktype, frame in ALL_FRAMES if linktype == number]
     run("sniff.py", "-r", pcap(tmp_path / "in.pcap", frames, number), "-w", tmp_path / "out.pcap")
     assert (tmp_path / "out.pcap").read_bytes()[24:] == (tmp_path / "in.pcap").read_bytes()[24:]
-    theirs = subprocess.run(["tcpdump", "-nn", "-r", tmp_path / "out.pcap"], capture_output=True, text=True, check=True)
-    assert len(re.findall(r"^\d", theirs.stdout, re.MULTILINE)) == len(frames)
+    tcpdump = subprocess.run(
+        ["tcpdump", "-nn", "-r", tmp_path / "out.pcap"], capture_output=True, text=True, check=True
+    )
+    assert len(re.findall(r"^\d", tcpdump.stdout, re.MULTILINE)) == len(frames)
 
 
 @needs("tshark")
 def test_tshark_finds_the_same(run, mixed, tmp_path):
     run("sniff.py", "-r", mixed, "-w", tmp_path / "out.pcap")
-    fields = [f"-e{each}" for each in ("frame.len", "ip.src", "ipv6.src", "tcp.dstport", "udp.dstport", "vlan.id")]
+    fields = [f"-e{field}" for field in ("frame.len", "ip.src", "ipv6.src", "tcp.dstport", "udp.dstport", "vlan.id")]
     command = [
         "tshark",
         "-n",
@@ -370,10 +372,10 @@ def test_tshark_finds_the_same(run, mixed, tmp_path):
         "(tcp or udp) and not icmp and not icmpv6",
         "-Tfields",
     ]
-    theirs = subprocess.run([*command, *fields], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert len(theirs) >= 10
+    rows = subprocess.run([*command, *fields], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(rows) >= 10
     ours = [packet for packet in sniff.read(mixed) if packet.proto in ("TCP", "UDP") and packet.sport]
-    for row, packet in zip(theirs, ours, strict=True):
+    for row, packet in zip(rows, ours, strict=True):
         length, four, six, tcp, udp, _ = row.split("\t")
         assert (int(length), four or six, int(tcp or udp or packet.dport)) == (packet.length, packet.src, packet.dport)
 
@@ -389,8 +391,8 @@ def test_tshark_finds_the_same(run, mixed, tmp_path):
 def test_a_filter_lets_through_what_it_does_in_tcpdump(run, tmp_path, expression):
     path = pcap(tmp_path / "a.pcap", [*MIXED, raw(Ether(dst="ff:ff:ff:ff:ff:ff") / IP(dst="255.255.255.255") / UDP())])
     command = ["tcpdump", "-nr", path, expression]
-    theirs = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert len(lines(run("sniff.py", "-n", "-r", path, *expression.split()))) == len(theirs) > 0
+    tcpdump_lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(lines(run("sniff.py", "-n", "-r", path, *expression.split()))) == len(tcpdump_lines) > 0
 
 
 @pytest.mark.parametrize("linktype", [0, 108, 101, 113, 276, 228])
@@ -410,8 +412,8 @@ def test_json_has_only_keys_that_apply(run, mixed):
     objects = [json.loads(line) for line in lines(run("sniff.py", "-r", mixed, "--json"))]
     first = {"time": 1_700_000_000.0, "length": 54, "proto": "TCP", "src": "192.0.2.1", "dst": "198.51.100.2"}
     assert objects[0] == first | {"sport": 40_912, "dport": 80, "flags": "SYN, ACK"}
-    assert not any(value is None for each in objects for value in each.values())
-    assert any(each.get("vlan") == [5] for each in objects)
+    assert not any(value is None for values in objects for value in values.values())
+    assert any(values.get("vlan") == [5] for values in objects)
 
 
 @pytest.mark.parametrize("flag", ["-x", "-A", "-v"])
@@ -502,10 +504,10 @@ class Sniffer:
 
     def __init__(self, script, *arguments, **options):
         self.process = script("sniff.py", *LO, *arguments, **options)
-        self.said = []
-        while not self.said or not self.said[-1].startswith("Starting"):
-            self.said.append(self.process.stderr.readline())
-            assert self.said[-1]
+        self.messages = []
+        while not self.messages or not self.messages[-1].startswith("Starting"):
+            self.messages.append(self.process.stderr.readline())
+            assert self.messages[-1]
 
 
 def send(count=1, data=b"hi", host="127.0.0.1"):
@@ -521,7 +523,7 @@ FILTER = f"udp dst port {PORT}"
 @root_on_linux
 def test_a_line_a_packet_then_the_counts(script):
     sniffer = Sniffer(script, "-c", 4, FILTER)
-    assert sniffer.said == ["Starting packet capture on lo... Press Ctrl+C to stop.\n"]
+    assert sniffer.messages == ["Starting packet capture on lo... Press Ctrl+C to stop.\n"]
     send(2)
     send(2, host="::1")
     status, out, err = sniffer.process.finish()
@@ -555,7 +557,7 @@ def test_duration_ends_it(script):
 def test_privileges_are_gone_and_the_file_is_the_users(script, tmp_path):
     path = tmp_path / "out.pcap"
     sniffer = Sniffer(script, "-w", path, FILTER, env=os.environ | {"SUDO_UID": "65534", "SUDO_GID": "65534"})
-    assert "running as user 65534" in sniffer.said[0]
+    assert "running as user 65534" in sniffer.messages[0]
     status = process_status(sniffer.process)
     assert status["Uid"] == status["Gid"] == ["65534"] * 4
     assert (status["Groups"], int(status["CapEff"][0], 16), int(status["CapPrm"][0], 16)) == ([], 0, 0)
@@ -616,20 +618,20 @@ def test_interfaces_have_their_addresses(run):
 
 @root_on_linux
 def test_top_is_drawn_again_on_a_terminal():
-    ours, theirs = pty.openpty()
+    our_end, terminal_end = pty.openpty()
     command = [sys.executable, ROOT / "sniff.py", *LO, "--top", FILTER]
     with subprocess.Popen(
-        command, stdout=theirs, stderr=subprocess.PIPE, env=os.environ | {"TERM": "xterm"}
+        command, stdout=terminal_end, stderr=subprocess.PIPE, env=os.environ | {"TERM": "xterm"}
     ) as process:
-        os.close(theirs)
+        os.close(terminal_end)
         process.stderr.readline()
         drawn = b""
         while drawn.count(b"\x1b[H\x1b[J") < 2:
             send(2)
-            drawn += os.read(ours, 65_536)
+            drawn += os.read(our_end, 65_536)
         process.send_signal(signal.SIGINT)
         process.communicate()
-    os.close(ours)
+    os.close(our_end)
     assert b"127.0.0.1" in drawn
     assert process.returncode == 0
 
@@ -715,7 +717,7 @@ def test_a_vlan_tag_that_the_kernel_removed_is_shown_filtered_and_written(tmp_pa
     for record in (one, in_namespace(lambda: first("any", f"udp port {PORT}"), *setup)):
         packet = decode(record[4], record[2], length=record[1])
         assert (packet.vlan, packet.dport, packet.length, packet.truncated) == ((5,), PORT, 56, False)
-        assert [each.vlan for each in sniff.read(path)] == [(5,)]
+        assert [packet.vlan for packet in sniff.read(path)] == [(5,)]
 
 
 @root_on_linux
@@ -740,15 +742,15 @@ def test_a_filter_does_not_cut_loopbacks_longest_frames(monkeypatch):
 def test_progress_is_shown_on_a_terminal_that_shows_nothing_else(tmp_path, monkeypatch):
     path = pcap(tmp_path / "a", [raw(ETHER / V4 / UDP())] * sniff.BATCH * 2)
     size = f"{path.stat().st_size:,}".encode()
-    ours, theirs = pty.openpty()
-    with open(theirs, "w") as terminal:
+    our_end, terminal_end = pty.openpty()
+    with open(terminal_end, "w") as terminal:
         monkeypatch.setattr(sniff, "LOOK_S", 0)
         monkeypatch.setattr(sys, "stderr", terminal)
         assert sniff.main(["-r", str(path)]) == 0
         shown = b""
         while b"captured" not in shown:
-            shown += os.read(ours, 65_536)
-    os.close(ours)
+            shown += os.read(our_end, 65_536)
+    os.close(our_end)
     assert b" of " + size + b" bytes\r" in shown
     assert re.search(rb" \r\d+ packets captured", shown)  # The progress is wiped away.
 
@@ -899,7 +901,7 @@ def test_all_privileges_of_root_are_given_up(script, tmp_path):
 @root_on_linux
 def test_closed_standard_descriptors_do_not_become_the_captures_own(script, mixed):
     for closed in ([1], [2], [0, 1, 2]):
-        options = {"preexec_fn": lambda closed=closed: [os.close(each) for each in closed]}
+        options = {"preexec_fn": lambda closed=closed: [os.close(descriptor) for descriptor in closed]}
         arguments = ["-w", "-"] if closed == [2] else ["--top"]
         status, out, _ = script("sniff.py", "-r", mixed, *arguments, **options).finish()
         assert (status, "captured" in out) == (0, False)
@@ -1098,8 +1100,8 @@ def test_each_key_of_json_has_one_type(run, tmp_path):
     path = pcap(tmp_path / "all.pcap", frames)
     objects = [json.loads(line) for line in lines(run("sniff.py", "-e", "-r", path, "--json"))]
     types = {}
-    for each in objects:
-        for key, value in each.items():
+    for values in objects:
+        for key, value in values.items():
             types.setdefault(key, set()).add(float if type(value) is int else type(value))
     assert {key: len(kinds) for key, kinds in types.items()} == dict.fromkeys(types, 1)
     assert types["vlan"] == {list}
@@ -1173,13 +1175,13 @@ def test_the_hex_dump_begins_behind_the_link_header_or_with_it(run, mixed):
 def test_a_ring_keeps_so_many_complete_files_with_tcpdumps_names(run, tmp_path):
     path = pcap(tmp_path / "many.pcap", [raw(ETHER / V4 / UDP() / bytes(1_000))] * 100)
     assert run("sniff.py", "-r", path, "-w", tmp_path / "ring", "-C", 0.02, "-W", 3)[0] == 0
-    files = sorted(each.name for each in tmp_path.glob("ring*"))
+    files = sorted(file.name for file in tmp_path.glob("ring*"))
     assert files == ["ring0", "ring1", "ring2"]
     assert sum(len(records(tmp_path / name)) for name in files) <= 3 * 20
     assert max((tmp_path / name).stat().st_size for name in files) < 20_000 + 1_100  # As in tcpdump, one packet more.
     assert run("sniff.py", "-r", path, "-w", tmp_path / "row", "-C", 0.05)[0] == 0
-    assert sorted(each.name for each in tmp_path.glob("row*")) == ["row", "row1", "row2"]
-    assert sum(len(records(each)) for each in tmp_path.glob("row*")) == 100
+    assert sorted(file.name for file in tmp_path.glob("row*")) == ["row", "row1", "row2"]
+    assert sum(len(records(file)) for file in tmp_path.glob("row*")) == 100
 
 
 def test_the_snapshot_length_limits_what_is_written(run, mixed, tmp_path):

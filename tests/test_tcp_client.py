@@ -70,11 +70,11 @@ def saying(*pieces):
 
 def listen(connection):
     """Return everything that the client sends until it closes."""
-    said = bytearray()
+    received = bytearray()
     with contextlib.suppress(ConnectionError):
         while data := connection.recv(65_536):
-            said += data
-    return bytes(said)
+            received += data
+    return bytes(received)
 
 
 def read_exactly(pipe, length):
@@ -91,7 +91,7 @@ def call(capsys):
     """call(*ARGUMENTS) runs main() in this process; returns what the fixture run does."""
 
     def call(*arguments):
-        return tcp_client.main([str(each) for each in arguments]), *capsys.readouterr()
+        return tcp_client.main([str(argument) for argument in arguments]), *capsys.readouterr()
 
     return call
 
@@ -175,7 +175,7 @@ def test_utf_8_that_arrives_byte_by_byte_is_not_broken(run, playing):
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("data", "shown"),
     [
         (b"caf\xe9", r"caf\xe9"),
         (b"cut \xf0\x9f\x8c", r"cut \xf0\x9f\x8c"),
@@ -192,8 +192,8 @@ def test_utf_8_that_arrives_byte_by_byte_is_not_broken(run, playing):
         ),
     ],
 )
-def test_bytes_that_are_not_text_are_escaped(call, playing, said, shown):
-    assert call("--port", playing(saying(said))) == (0, f"Received: {shown}\n", "")
+def test_bytes_that_are_not_text_are_escaped(call, playing, data, shown):
+    assert call("--port", playing(saying(data))) == (0, f"Received: {shown}\n", "")
 
 
 # Lines as they arrive
@@ -320,7 +320,7 @@ def test_a_host_alone_means_port_12345():
 def test_a_dead_address_costs_a_quarter_of_a_second(monkeypatch, playing, full_listener):
     """Happy Eyeballs: the second address is tried while the first one is silent (RFC 8305 section 5)."""
     port = playing(saying(b"Hello"))
-    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", each)) for each in (full_listener, port)]
+    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", number)) for number in (full_listener, port)]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: addresses)
     began = time.monotonic()
     assert receive("localhost", port, timeout_s=20) == b"Hello"
@@ -335,7 +335,7 @@ def test_ipv6_and_ipv4_addresses_take_turns(monkeypatch):
     ]
     tried = []
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: addresses)
-    monkeypatch.setattr(tcp_client, "connect_first", lambda addresses, _: tried.extend(each[4] for each in addresses))
+    monkeypatch.setattr(tcp_client, "connect_first", lambda entries, _: tried.extend(entry[4] for entry in entries))
     tcp_client.connect("localhost", 1, 1.0, 0.0)
     assert tried == ["a", "d", "b", "e", "c"]
 
@@ -425,14 +425,14 @@ def test_raw_writes_the_first_bytes_before_the_server_closes(script, playing):
 
 @pytest.mark.parametrize("text", ["hello", "", "Grüße\n", "-n", "\udcff\udcfe"])
 def test_send_sends_the_text_and_half_closes(run, playing, text):
-    heard = []
+    received = []
 
     def part(connection):
-        heard.append(listen(connection))
-        connection.sendall(b"heard")
+        received.append(listen(connection))
+        connection.sendall(b"received")
 
-    assert run("tcp_client.py", "--port", playing(part), f"--send={text}") == (0, "Received: heard\n", "")
-    assert heard == [os.fsencode(text)]
+    assert run("tcp_client.py", "--port", playing(part), f"--send={text}") == (0, "Received: received\n", "")
+    assert received == [os.fsencode(text)]
 
 
 def test_send_minus_sends_standard_input_as_it_arrives(script, echo):

@@ -541,23 +541,23 @@ FAULTS = {
 
 def everything_of(error):
     """Return the text of an exception and of its chain."""
-    seen, todo, told = set(), [error], []
+    seen, todo, texts = set(), [error], []
     while todo:
         thing = todo.pop()
         if id(thing) in seen or isinstance(thing, str | bytes | int | float | type | None.__class__):
-            told.append(thing)
+            texts.append(thing)
             continue
         seen.add(id(thing))
-        told += [repr(thing), str(thing)]
+        texts += [repr(thing), str(thing)]
         if isinstance(thing, BaseException):
-            told += traceback.format_exception(thing)
+            texts += traceback.format_exception(thing)
             todo += [thing.__context__, thing.__cause__, *thing.args, *getattr(thing, "__notes__", [])]
         if isinstance(thing, dict | list | tuple):
             todo += thing.values() if isinstance(thing, dict) else thing
         if type(thing).__module__.split(".")[0] in ("requests", "urllib3", "weather", "json", "http"):
             held = getattr(thing, "__dict__", {})
             todo += [value for name, value in held.items() if name not in ("connection", "pool", "_pool")]
-    return " ".join(map(repr, told))
+    return " ".join(map(repr, texts))
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -576,9 +576,9 @@ def test_each_fault_is_reported_without_the_key(provider, paths, name, get, serv
     assert "\n" not in str(caught.value)
     assert server.paths().count(path) == attempts
     assert caplog.records
-    told = everything_of(caught.value) + caplog.text + "".join(capfd.readouterr())
-    told += "".join(repr(vars(record)) for record in caplog.records)
-    assert "SENTINEL" not in told
+    output = everything_of(caught.value) + caplog.text + "".join(capfd.readouterr())
+    output += "".join(repr(vars(record)) for record in caplog.records)
+    assert "SENTINEL" not in output
 
 
 def test_an_invalid_key_is_an_error(get, server):
@@ -1035,14 +1035,14 @@ def test_ten_lines_show_their_key(run, server, monkeypatch):
 
 
 def test_ten_lines_call_every_fault_the_same(get, server):
-    told = set()
+    errors = set()
     for body in ({"cod": 401}, {"cod": "404"}, {"cod": 429}):
         server.faults["*"] = [fake.says(int(body["cod"]), json.dumps(body))]
         assert ten(server).stdout == "Error fetching the weather data.\n"
         with pytest.raises(weather.WeatherError) as caught:
             get("London", "openweathermap")
-        told.add((type(caught.value), str(caught.value)))
-    assert len(told) == 3
+        errors.add((type(caught.value), str(caught.value)))
+    assert len(errors) == 3
 
 
 def test_ten_lines_take_200_for_success(get, server):
