@@ -288,7 +288,7 @@ ROUTES = {
 # Faults
 
 
-def says(status, body, content_type="application/json", **headers):
+def answering(status, body, content_type="application/json", **headers):
     return lambda handler: handler.reply(status, body, content_type, **headers)
 
 

@@ -129,8 +129,8 @@ every_sniffer = pytest.mark.parametrize("name", CAPTURES)
 
 
 @pytest.fixture
-def play(script, world, monkeypatch):
-    """play(SCENE, **OPTIONS) starts the script of a scene as a process."""
+def run_scene(script, world, monkeypatch):
+    """run_scene(SCENE, **OPTIONS) starts the script of a scene as a process."""
     return lambda scene, **options: script(*scene.split(), *SCENES[scene](world, monkeypatch), **options)
 
 
@@ -228,9 +228,9 @@ def test_an_address_in_brackets_is_accepted(name, script):
 
 
 @every_writer
-def test_a_full_disk_is_one_error(scene, play):
+def test_a_full_disk_is_one_error(scene, run_scene):
     with open("/dev/full", "w") as full:
-        status, _, err = play(scene, stdout=full).finish()
+        status, _, err = run_scene(scene, stdout=full).finish()
     assert status == 1
     assert errors(err) == [f"{scene.split()[0]}: error: cannot write the output: No space left on device"]
     assert "Traceback" not in err
@@ -238,10 +238,10 @@ def test_a_full_disk_is_one_error(scene, play):
 
 
 @every_writer
-def test_a_closed_pipe_ends_it_quietly(scene, play):
+def test_a_closed_pipe_ends_it_quietly(scene, run_scene):
     reading, writing = os.pipe()
     os.close(reading)
-    status, _, err = play(scene, stdout=writing).finish()
+    status, _, err = run_scene(scene, stdout=writing).finish()
     os.close(writing)
     assert (status, errors(err), "Traceback" in err) == (0, [], False)
     assert err == "" or scene.startswith(INFORMATIVE)
@@ -249,17 +249,17 @@ def test_a_closed_pipe_ends_it_quietly(scene, play):
 
 @every_client
 @pytest.mark.parametrize("closed", [[1], [2], [0, 1, 2]])
-def test_closed_standard_descriptors_are_no_error(scene, closed, play):
-    status, out, err = play(scene, preexec_fn=lambda: [os.close(descriptor) for descriptor in closed]).finish()
+def test_closed_standard_descriptors_are_no_error(scene, closed, run_scene):
+    status, out, err = run_scene(scene, preexec_fn=lambda: [os.close(descriptor) for descriptor in closed]).finish()
     assert "Traceback" not in err
     assert (status, bool(out)) == (0, 1 not in closed)
 
 
 @every_writer
-def test_characters_that_the_terminal_lacks_are_escaped(scene, world, play, monkeypatch):
+def test_characters_that_the_terminal_lacks_are_escaped(scene, world, run_scene, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
     world.text = "\u0107ao \u2603 \u4e16\u754c".encode()
-    status, out, err = play(scene).finish()
+    status, out, err = run_scene(scene).finish()
     assert (status, "Traceback" in err) == (0, False)
     if scene in BARE.values() and scene != "sniff.py -A":  # -A shows a dot for a byte that is not ASCII.
         assert "\\u2603" in out
@@ -386,11 +386,11 @@ def test_a_flood_leaves_a_server_answering_and_small(name, script):
 
 
 @every_client
-def test_too_few_descriptors_are_one_error(scene, play):
+def test_too_few_descriptors_are_one_error(scene, run_scene):
     """Python itself starts with five descriptors. Seven are enough for each script."""
     for limit in (5, 6, 7):
         starve = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (limit, limit))
-        status, out, err = play(scene, preexec_fn=starve).finish()
+        status, out, err = run_scene(scene, preexec_fn=starve).finish()
         if status not in (0, 1) or "init_import_site" in err or "BaseEventLoop.__del__" in err:
             continue  # not even Python starts, or asyncio's event loop
         assert "Traceback" not in err, f"{limit} descriptors: {err}"

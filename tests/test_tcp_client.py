@@ -29,14 +29,14 @@ TEN_LINES = "tests/ten_lines/tcp_client.py"
 
 
 @pytest.fixture
-def playing():
-    """playing(part) is the port of a server that plays part(connection) for its first client, then closes."""
+def server_with():
+    """server_with(handler) returns the port of a server that calls handler(connection) for its first client."""
     with contextlib.ExitStack() as cleanup:
 
-        def start(part):
+        def start(handler):
             listener = cleanup.enter_context(socket.create_server(("127.0.0.1", 0)))
             listener.settimeout(WAIT_S)
-            thread = threading.Thread(target=play, args=(listener, part))
+            thread = threading.Thread(target=handle_one, args=(listener, handler))
             thread.start()
             cleanup.callback(thread.join, WAIT_S)
             cleanup.callback(listener.shutdown, socket.SHUT_RDWR)
@@ -45,7 +45,7 @@ def playing():
         yield start
 
 
-def play(listener, part):
+def handle_one(listener, handler):
     try:
         connection, _ = listener.accept()
     except OSError:
@@ -53,22 +53,22 @@ def play(listener, part):
     with connection:
         connection.settimeout(WAIT_S)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        part(connection)
+        handler(connection)
 
 
-def saying(*pieces):
-    """A part: send each piece in a segment of its own, and wait for the client to close."""
+def sending(*pieces):
+    """Return a handler that sends each piece in its own segment and waits for the client to close."""
 
-    def part(connection):
+    def handler(connection):
         for piece in pieces:
             connection.sendall(piece)
         connection.shutdown(socket.SHUT_WR)
-        listen(connection)
+        receive_all(connection)
 
-    return part
+    return handler
 
 
-def listen(connection):
+def receive_all(connection):
     """Return everything that the client sends until it closes."""
     received = bytearray()
     with contextlib.suppress(ConnectionError):
@@ -129,8 +129,8 @@ def test_without_options_it_connects_to_localhost_12345():
     assert (args.host, args.port, args.timeout, args.wait) == ("localhost", 12345, 10, 0)
 
 
-def test_it_prints_what_the_server_sends(run, playing):
-    port = playing(saying(b"Hello, World!"))
+def test_it_prints_what_the_server_sends(run, server_with):
+    port = server_with(sending(b"Hello, World!"))
     assert run("tcp_client.py", "--port", port) == (0, "Received: Hello, World!\n", "")
 
 
@@ -141,23 +141,23 @@ def test_it_prints_the_greeting_of_tcp_server(script, run):
     assert server.finish() == (0, "", "")
 
 
-def test_an_empty_answer_is_printed_as_an_empty_line(run, playing):
-    code, out, err = run("tcp_client.py", "--port", playing(saying()))
+def test_an_empty_answer_is_printed_as_an_empty_line(run, server_with):
+    code, out, err = run("tcp_client.py", "--port", server_with(sending()))
     assert (code, out.strip(), err) == (0, "Received:", "")
 
 
 def one_by_one(data):
-    """A part: each byte in a segment of its own, sent only when the one before has arrived."""
+    """Return a handler that sends each byte in its own segment, after the previous byte has arrived."""
 
-    def part(connection):
+    def handler(connection):
         for number in data:
             connection.sendall(bytes([number]))
             while struct.unpack("I", connection_info(connection))[0]:
                 select.select([], [], [], 0.001)
         connection.shutdown(socket.SHUT_WR)
-        listen(connection)
+        receive_all(connection)
 
-    return part
+    return handler
 
 
 def connection_info(connection):
@@ -168,9 +168,9 @@ def connection_info(connection):
     return fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0\0\0\0")
 
 
-def test_utf_8_that_arrives_byte_by_byte_is_not_broken(run, playing):
+def test_utf_8_that_arrives_byte_by_byte_is_not_broken(run, server_with):
     text = "Grüße, 世界, 🌍"
-    port = playing(one_by_one(text.encode()))
+    port = server_with(one_by_one(text.encode()))
     assert run("tcp_client.py", "--port", port) == (0, f"Received: {text}\n", "")
 
 
@@ -192,8 +192,8 @@ def test_utf_8_that_arrives_byte_by_byte_is_not_broken(run, playing):
         ),
     ],
 )
-def test_bytes_that_are_not_text_are_escaped(call, playing, data, shown):
-    assert call("--port", playing(saying(data))) == (0, f"Received: {shown}\n", "")
+def test_bytes_that_are_not_text_are_escaped(call, server_with, data, shown):
+    assert call("--port", server_with(sending(data))) == (0, f"Received: {shown}\n", "")
 
 
 # Lines as they arrive
@@ -203,15 +203,15 @@ def next_line(client):
     return client.stdout.readline()
 
 
-def test_each_line_is_printed_as_soon_as_it_is_complete(script, playing):
+def test_each_line_is_printed_as_soon_as_it_is_complete(script, server_with):
     step = [threading.Event() for _ in range(3)]
 
-    def part(connection):
+    def handler(connection):
         for event, data in zip(step, (b"one\ntw", b"o\r\nth", b"ree"), strict=True):
             connection.sendall(data)
             assert event.wait(WAIT_S)
 
-    client = script("tcp_client.py", "--port", playing(part))
+    client = script("tcp_client.py", "--port", server_with(handler))
     for event, line in zip(step, ("one", "two"), strict=False):
         assert next_line(client) == f"Received: {line}\n"
         event.set()
@@ -219,32 +219,32 @@ def test_each_line_is_printed_as_soon_as_it_is_complete(script, playing):
     assert client.finish() == (0, "Received: three\n", "")
 
 
-def test_an_empty_line_and_the_end_of_a_line_at_the_end_add_nothing(call, playing):
-    assert call("--port", playing(saying(b"\none\n")))[1] == "Received: \nReceived: one\n"
+def test_an_empty_line_and_the_end_of_a_line_at_the_end_add_nothing(call, server_with):
+    assert call("--port", server_with(sending(b"\none\n")))[1] == "Received: \nReceived: one\n"
 
 
-def test_a_character_is_not_broken_by_a_pause_between_its_bytes(script, playing):
+def test_a_character_is_not_broken_by_a_pause_between_its_bytes(script, server_with):
     seen = threading.Event()
 
-    def part(connection):
+    def handler(connection):
         connection.sendall(b"start\ncaf\xc3")
         assert seen.wait(WAIT_S)
         connection.sendall(b"\xa9\n")
 
-    client = script("tcp_client.py", "--port", playing(part))
+    client = script("tcp_client.py", "--port", server_with(handler))
     assert next_line(client) == "Received: start\n"
     seen.set()
     assert client.finish() == (0, "Received: café\n", "")
 
 
-def test_ctrl_c_prints_the_incomplete_line(script, playing):
+def test_ctrl_c_prints_the_incomplete_line(script, server_with):
     gone = threading.Event()
 
-    def part(connection):
+    def handler(connection):
         connection.sendall(b"first\nincompl")
         assert gone.wait(WAIT_S)
 
-    client = script("tcp_client.py", "--port", playing(part))
+    client = script("tcp_client.py", "--port", server_with(handler))
     assert next_line(client) == "Received: first\n"
     status = interrupt(client)
     gone.set()
@@ -255,28 +255,28 @@ def test_ctrl_c_prints_the_incomplete_line(script, playing):
 
 
 def closing_on_eof(answers_after_s):
-    """A part: answer a question, unless the client ends its input before that, as Node.js's net server does."""
+    """Return a handler that answers a question, unless the client has ended its input, as Node.js's net server does."""
 
-    def part(connection):
+    def handler(connection):
         assert connection.recv(100) == b"question\n"
         if not select.select([connection], [], [], answers_after_s)[0]:
             connection.sendall(b"the answer\n")
 
-    return part
+    return handler
 
 
-def test_without_an_answer_after_a_half_close_a_warning_names_no_shutdown(run, playing):
-    status, out, err = run("tcp_client.py", "--port", playing(closing_on_eof(WAIT_S)), "--send", "question\n")
+def test_without_an_answer_after_a_half_close_a_warning_names_no_shutdown(run, server_with):
+    status, out, err = run("tcp_client.py", "--port", server_with(closing_on_eof(WAIT_S)), "--send", "question\n")
     assert (status, out, err.count("\n")) == (0, "Received: \n", 1)
     assert err.startswith("tcp_client.py: warning: ")
     assert "--no-shutdown" in err
 
 
 @pytest.mark.parametrize("source", ["text", "stdin"])
-def test_no_shutdown_keeps_the_sending_side_open(script, playing, source):
+def test_no_shutdown_keeps_the_sending_side_open(script, server_with, source):
     text, stdin = ("question\n", subprocess.DEVNULL) if source == "text" else ("-", subprocess.PIPE)
     client = script(
-        "tcp_client.py", "--port", playing(closing_on_eof(0.3)), "--no-shutdown", "--send", text, stdin=stdin
+        "tcp_client.py", "--port", server_with(closing_on_eof(0.3)), "--no-shutdown", "--send", text, stdin=stdin
     )
     if source == "stdin":
         client.stdin.write("question\n")
@@ -284,8 +284,8 @@ def test_no_shutdown_keeps_the_sending_side_open(script, playing, source):
     assert client.finish() == (0, "Received: the answer\n", "")
 
 
-def test_an_empty_answer_to_nothing_needs_no_warning(run, playing):
-    assert run("tcp_client.py", "--port", playing(saying()), "--send", "") == (0, "Received: \n", "")
+def test_an_empty_answer_to_nothing_needs_no_warning(run, server_with):
+    assert run("tcp_client.py", "--port", server_with(sending()), "--send", "") == (0, "Received: \n", "")
 
 
 # Where the server is
@@ -305,7 +305,7 @@ def test_host_and_port_are_positional_as_for_nc(call, host, words):
     with socket.create_server(
         (host.strip("[]"), 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET
     ) as listener:
-        thread = threading.Thread(target=play, args=(listener, saying(b"hi\n")))
+        thread = threading.Thread(target=handle_one, args=(listener, sending(b"hi\n")))
         thread.start()
         words = [word.format(host=host, port=listener.getsockname()[1]) for word in words]
         assert call(*words) == (0, "Received: hi\n", "")
@@ -317,9 +317,9 @@ def test_a_host_alone_means_port_12345():
     assert tcp_client.parse_args(["example.org"]).port == 12345
 
 
-def test_a_dead_address_costs_a_quarter_of_a_second(monkeypatch, playing, full_listener):
+def test_a_dead_address_costs_a_quarter_of_a_second(monkeypatch, server_with, full_listener):
     """Happy Eyeballs: the second address is tried while the first one is silent (RFC 8305 section 5)."""
-    port = playing(saying(b"Hello"))
+    port = server_with(sending(b"Hello"))
     addresses = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", number)) for number in (full_listener, port)]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: addresses)
     began = time.monotonic()
@@ -352,33 +352,33 @@ def test_a_failure_of_the_lookup_is_not_an_unknown_name(call, monkeypatch, code,
 # How much
 
 
-def test_an_answer_of_exactly_max_bytes_is_complete(call, playing):
-    port = playing(saying(b"12345", b"67890"))
+def test_an_answer_of_exactly_max_bytes_is_complete(call, server_with):
+    port = server_with(sending(b"12345", b"67890"))
     assert call("--port", port, "--max-bytes", 10) == (0, "Received: 1234567890\n", "")
 
 
 @pytest.mark.parametrize("pieces", [[b"1234567890!"], [b"12345", b"67890", b"!"]])
-def test_an_answer_longer_than_max_bytes_is_cut_and_an_error(call, playing, pieces):
-    code, out, err = call("--port", playing(saying(*pieces)), "--max-bytes", 10)
+def test_an_answer_longer_than_max_bytes_is_cut_and_an_error(call, server_with, pieces):
+    code, out, err = call("--port", server_with(sending(*pieces)), "--max-bytes", 10)
     assert (code, out) == (1, "Received: 1234567890\n")
     assert err.startswith("tcp_client.py: error: ")
     assert "longer than 10 bytes (--max-bytes)" in err
     assert err.count("\n") == 1
 
 
-def test_an_endless_answer_ends_after_one_mebibyte(run, playing):
+def test_an_endless_answer_ends_after_one_mebibyte(run, server_with):
     def talk_on(connection):
         with contextlib.suppress(ConnectionError):
             while True:
                 connection.sendall(b"x" * 65_536)
 
-    code, out, err = run("tcp_client.py", "--port", playing(talk_on))
+    code, out, err = run("tcp_client.py", "--port", server_with(talk_on))
     assert (code, len(out)) == (1, len("Received: \n") + MIB)
     assert "longer than 1,048,576 bytes (--max-bytes)" in err
 
 
-def test_max_bytes_applies_to_raw(run, playing):
-    code, out, err = run("tcp_client.py", "--port", playing(saying(b"1234567890!")), "--raw", "--max-bytes", 10)
+def test_max_bytes_applies_to_raw(run, server_with):
+    code, out, err = run("tcp_client.py", "--port", server_with(sending(b"1234567890!")), "--raw", "--max-bytes", 10)
     assert (code, out) == (1, "1234567890")
     assert "longer than 10 bytes" in err
 
@@ -391,29 +391,29 @@ def raw_client(script, port, *arguments, **options):
     return script("tcp_client.py", "--port", port, "--raw", *arguments, **options)
 
 
-def test_raw_copies_every_byte_unchanged(script, playing):
+def test_raw_copies_every_byte_unchanged(script, server_with):
     data = bytes(range(256)) * 10_000
-    client = raw_client(script, playing(saying(data)))
+    client = raw_client(script, server_with(sending(data)))
     assert client.stdout.buffer.read() == data
     assert client.finish()[::2] == (0, "")
 
 
-def test_raw_has_no_default_limit(script, playing):
+def test_raw_has_no_default_limit(script, server_with):
     data = os.urandom(3 * MIB)
-    client = raw_client(script, playing(saying(data)))
+    client = raw_client(script, server_with(sending(data)))
     assert hashlib.sha256(client.stdout.buffer.read()).digest() == hashlib.sha256(data).digest()
     assert client.finish()[::2] == (0, "")
 
 
-def test_raw_writes_the_first_bytes_before_the_server_closes(script, playing):
+def test_raw_writes_the_first_bytes_before_the_server_closes(script, server_with):
     seen = threading.Event()
 
-    def part(connection):
+    def handler(connection):
         connection.sendall(b"first")
         assert seen.wait(WAIT_S)
         connection.sendall(b"second")
 
-    client = raw_client(script, playing(part))
+    client = raw_client(script, server_with(handler))
     assert read_exactly(client.stdout, 5) == b"first"
     seen.set()
     assert client.stdout.buffer.read() == b"second"
@@ -424,14 +424,14 @@ def test_raw_writes_the_first_bytes_before_the_server_closes(script, playing):
 
 
 @pytest.mark.parametrize("text", ["hello", "", "Grüße\n", "-n", "\udcff\udcfe"])
-def test_send_sends_the_text_and_half_closes(run, playing, text):
+def test_send_sends_the_text_and_half_closes(run, server_with, text):
     received = []
 
-    def part(connection):
-        received.append(listen(connection))
+    def handler(connection):
+        received.append(receive_all(connection))
         connection.sendall(b"received")
 
-    assert run("tcp_client.py", "--port", playing(part), f"--send={text}") == (0, "Received: received\n", "")
+    assert run("tcp_client.py", "--port", server_with(handler), f"--send={text}") == (0, "Received: received\n", "")
     assert received == [os.fsencode(text)]
 
 
@@ -478,18 +478,18 @@ def test_waiting_for_standard_input_is_not_silence_of_the_server(script, echo):
     assert client.finish()[::2] == (0, "")
 
 
-def test_the_silence_counts_from_the_last_byte_sent(script, playing):
+def test_the_silence_counts_from_the_last_byte_sent(script, server_with):
     """The server takes half of the timeout to answer. All pauses together are longer than the timeout."""
     arrived = queue.Queue()
 
-    def part(connection):
+    def handler(connection):
         for expected in (b"a", b"b", b""):
             assert connection.recv(100) == expected
             arrived.put(expected)
         threading.Event().wait(0.5)
         connection.sendall(b"answer")
 
-    client = raw_client(script, playing(part), "--send", "-", "--timeout", 1.2, stdin=subprocess.PIPE)
+    client = raw_client(script, server_with(handler), "--send", "-", "--timeout", 1.2, stdin=subprocess.PIPE)
     for letter in "ab":
         client.stdin.write(letter)
         client.stdin.flush()
@@ -501,11 +501,11 @@ def test_the_silence_counts_from_the_last_byte_sent(script, playing):
     assert client.finish()[::2] == (0, "")
 
 
-def test_the_server_may_close_before_standard_input_ends(script, playing):
-    def part(connection):
+def test_the_server_may_close_before_standard_input_ends(script, server_with):
+    def handler(connection):
         connection.sendall(b"bye")
 
-    client = raw_client(script, playing(part), "--send", "-", stdin=subprocess.PIPE)
+    client = raw_client(script, server_with(handler), "--send", "-", stdin=subprocess.PIPE)
     assert client.stdout.buffer.read() == b"bye"
     assert client.wait(WAIT_S) == 0
     assert client.stderr.read() == ""
@@ -522,29 +522,33 @@ def assert_fails(result, cause, out=""):
     assert result[2].count("\n") == 1
 
 
-def test_a_silent_server_costs_the_timeout(run, playing):
-    assert_fails(run("tcp_client.py", "--port", playing(listen), "--raw", "--timeout", 0.2), "no answer in time")
-
-
-def test_what_came_before_the_silence_is_printed(run, playing):
-    def part(connection):
-        connection.sendall(b"wait, ")
-        listen(connection)
-
+def test_a_silent_server_costs_the_timeout(run, server_with):
     assert_fails(
-        run("tcp_client.py", "--port", playing(part), "--timeout", 0.2), "no answer in time", "Received: wait, \n"
+        run("tcp_client.py", "--port", server_with(receive_all), "--raw", "--timeout", 0.2), "no answer in time"
     )
 
 
-def test_the_timeout_is_for_each_silence_not_for_the_whole(call, playing):
-    def part(connection):
+def test_what_came_before_the_silence_is_printed(run, server_with):
+    def handler(connection):
+        connection.sendall(b"wait, ")
+        receive_all(connection)
+
+    assert_fails(
+        run("tcp_client.py", "--port", server_with(handler), "--timeout", 0.2),
+        "no answer in time",
+        "Received: wait, \n",
+    )
+
+
+def test_the_timeout_is_for_each_silence_not_for_the_whole(call, server_with):
+    def handler(connection):
         for _ in range(8):
             connection.sendall(b".")
             select.select([connection], [], [], 0.06)
         connection.shutdown(socket.SHUT_WR)
-        listen(connection)
+        receive_all(connection)
 
-    assert call("--port", playing(part), "--timeout", 0.4) == (0, "Received: ........\n", "")
+    assert call("--port", server_with(handler), "--timeout", 0.4) == (0, "Received: ........\n", "")
 
 
 @pytest.fixture
@@ -595,15 +599,15 @@ def test_wait_ends_with_an_error(call):
     assert_fails(call("--port", free_port(), "--wait", 0.3), "connection refused")
 
 
-def test_what_came_before_a_reset_is_printed(script, playing):
+def test_what_came_before_a_reset_is_printed(script, server_with):
     seen = threading.Event()
 
-    def part(connection):
+    def handler(connection):
         connection.sendall(b"half of the ans")
         assert seen.wait(WAIT_S)
         reset(connection)
 
-    client = raw_client(script, playing(part))
+    client = raw_client(script, server_with(handler))
     assert read_exactly(client.stdout, 15) == b"half of the ans"
     seen.set()
     assert_fails(client.finish(), "reset")
@@ -615,21 +619,23 @@ def acknowledged(connection):
         select.select([], [], [], 0.001)
 
 
-def test_what_came_before_a_reset_is_printed_as_text(run, playing):
-    def part(connection):
+def test_what_came_before_a_reset_is_printed_as_text(run, server_with):
+    def handler(connection):
         assert connection.recv(2) == b"go"
         connection.sendall(b"half of the ans")
         acknowledged(connection)
         reset(connection)
 
-    assert_fails(run("tcp_client.py", "--port", playing(part), "--send", "go"), "reset", "Received: half of the ans\n")
+    assert_fails(
+        run("tcp_client.py", "--port", server_with(handler), "--send", "go"), "reset", "Received: half of the ans\n"
+    )
 
 
-def test_a_reset_while_sending_is_an_error(playing, monkeypatch):
+def test_a_reset_while_sending_is_an_error(server_with, monkeypatch):
     """The sending thread meets the reset, and clears it: the reading one must not take that for the end."""
     reading = threading.Event()
 
-    def part(connection):
+    def handler(connection):
         connection.sendall(b"half")
         assert reading.wait(WAIT_S)
         assert connection.recv(65_536)
@@ -645,7 +651,7 @@ def test_a_reset_while_sending_is_an_error(playing, monkeypatch):
             raise
 
     monkeypatch.setattr(socket.socket, "send", send)
-    pieces = stream("localhost", playing(part), send=iter(lambda: b"x" * 65_536, None))
+    pieces = stream("localhost", server_with(handler), send=iter(lambda: b"x" * 65_536, None))
     assert next(pieces) == b"half"
     reading.set()
     assert sender_met_the_reset.wait(WAIT_S)
@@ -669,9 +675,9 @@ def test_send_over_tls_half_closes(run, tls_echo, certificate, text):
 
 
 def answering_after_a_line(tls, seen, pause_s):
-    """A part: read a line, record whether the end of the input follows within pause_s, answer, and close."""
+    """Return a handler that reads a line, records whether the end of the input follows within pause_s, and answers."""
 
-    def part(connection):
+    def handler(connection):
         with contextlib.suppress(OSError), tls.wrap_socket(connection, server_side=True) as server:
             assert server.recv(100) == b"question\n"
             server.settimeout(pause_s)
@@ -683,17 +689,17 @@ def answering_after_a_line(tls, seen, pause_s):
             server.sendall(b"answer")
             server.unwrap()
 
-    return part
+    return handler
 
 
 @pytest.mark.parametrize(
     ("version", "end"), [(ssl.TLSVersion.TLSv1_2, None), (ssl.TLSVersion.TLSv1_3, b"")], ids=["1.2", "1.3"]
 )
-def test_tls_is_half_closed_only_if_that_does_not_end_both_directions(playing, tls, trust, version, end):
+def test_tls_is_half_closed_only_if_that_does_not_end_both_directions(server_with, tls, trust, version, end):
     """close_notify ends both directions in TLS 1.2 (RFC 5246 section 7.2.1), one in 1.3 (RFC 8446 section 6.1)."""
     tls.minimum_version = tls.maximum_version = version
     seen = []
-    port = playing(answering_after_a_line(tls, seen, 0.3 if end is None else WAIT_S))
+    port = server_with(answering_after_a_line(tls, seen, 0.3 if end is None else WAIT_S))
     assert receive("localhost", port, send=b"question\n", ssl_context=trust) == b"answer"
     assert seen == [end]
 
@@ -710,16 +716,16 @@ def test_a_large_echo_over_tls_1_3_is_complete(tls_echo, trust):
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_a_tls_server_that_speaks_first_needs_the_end_of_the_handshake(playing, tls, trust, version):
+def test_a_tls_server_that_speaks_first_needs_the_end_of_the_handshake(server_with, tls, trust, version):
     """The client must send its last flight even if it sends no data."""
     tls.minimum_version = tls.maximum_version = version
 
-    def part(connection):
+    def handler(connection):
         with contextlib.suppress(OSError), tls.wrap_socket(connection, server_side=True) as server:
             server.sendall(b"Hello")
             server.unwrap()
 
-    assert receive("localhost", playing(part), ssl_context=trust, timeout_s=2) == b"Hello"
+    assert receive("localhost", server_with(handler), ssl_context=trust, timeout_s=2) == b"Hello"
 
 
 def test_an_untrusted_certificate_is_one_line(call, tls_echo):
@@ -746,24 +752,24 @@ def test_insecure_takes_any_certificate(call, serving, tls):
     )
 
 
-def test_a_server_without_tls_is_one_line(call, playing):
-    assert_fails(call("--port", playing(saying(b"Hello, World!")), "--tls"), "TLS failed")
+def test_a_server_without_tls_is_one_line(call, server_with):
+    assert_fails(call("--port", server_with(sending(b"Hello, World!")), "--tls"), "TLS failed")
 
 
-def test_a_server_silent_in_the_handshake_costs_the_timeout(call, playing):
-    assert_fails(call("--port", playing(listen), "--tls", "--timeout", 0.2), "no answer in time")
+def test_a_server_silent_in_the_handshake_costs_the_timeout(call, server_with):
+    assert_fails(call("--port", server_with(receive_all), "--tls", "--timeout", 0.2), "no answer in time")
 
 
-def test_a_tls_answer_cut_off_is_printed_and_an_error(run, playing, tls, certificate):
+def test_a_tls_answer_cut_off_is_printed_and_an_error(run, server_with, tls, certificate):
     """Without a close_notify the answer may have been truncated by anybody (RFC 8446 section 6.1)."""
 
-    def part(connection):
+    def handler(connection):
         with contextlib.suppress(OSError), tls.wrap_socket(connection, server_side=True) as server:
             server.sendall(b"half of the ans")
             socket.socket.shutdown(server, socket.SHUT_WR)
-            listen(server)
+            receive_all(server)
 
-    result = run("tcp_client.py", "--port", playing(part), "--tls", "--ca", certificate[0], "--timeout", 2)
+    result = run("tcp_client.py", "--port", server_with(handler), "--tls", "--ca", certificate[0], "--timeout", 2)
     assert_fails(result, "TLS failed", "Received: half of the ans\n")
 
 
@@ -775,23 +781,23 @@ def test_an_invalid_ca_file_is_one_error_line(call, path):
 # Output that ends
 
 
-def test_a_closed_pipe_ends_it_quietly(script, playing):
+def test_a_closed_pipe_ends_it_quietly(script, server_with):
     def talk_on(connection):
         with contextlib.suppress(ConnectionError):
             while True:
                 connection.sendall(b"x" * 65_536)
 
-    client = raw_client(script, playing(talk_on))
+    client = raw_client(script, server_with(talk_on))
     assert client.stdout.read(5) == "xxxxx"
     client.stdout.close()
     assert client.stderr.read() == ""
     assert client.wait(WAIT_S) == 0
 
 
-def test_a_disk_that_takes_a_part_of_the_last_bytes_is_an_error(script, playing, tmp_path):
+def test_a_disk_that_takes_a_part_of_the_last_bytes_is_an_error(script, server_with, tmp_path):
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (5, 5))
     with open(tmp_path / "small", "w") as small:
-        port = playing(saying(b"Hello, World!"))
+        port = server_with(sending(b"Hello, World!"))
         code, _, err = script("tcp_client.py", "--port", port, "--raw", stdout=small, preexec_fn=limit).finish()
     assert (tmp_path / "small").read_bytes() == b"Hello"
     assert code == 1
@@ -809,15 +815,15 @@ def interrupt(client):
 
 
 @pytest.mark.parametrize("mode", [["--send", "x"], ["--raw", "--send", "x"], ["--send", "-"]])
-def test_ctrl_c_is_130(script, playing, mode):
+def test_ctrl_c_is_130(script, server_with, mode):
     reading, gone = threading.Event(), threading.Event()
 
-    def part(connection):
+    def handler(connection):
         assert connection.recv(1) == b"x"
         reading.set()
         assert gone.wait(WAIT_S)
 
-    client = script("tcp_client.py", "--port", playing(part), *mode, stdin=subprocess.PIPE)
+    client = script("tcp_client.py", "--port", server_with(handler), *mode, stdin=subprocess.PIPE)
     client.stdin.write("x")
     client.stdin.flush()
     assert reading.wait(WAIT_S)
@@ -846,8 +852,8 @@ def connecting(port):
 # The client as a module
 
 
-def test_receive_returns_everything(playing):
-    assert receive("localhost", playing(saying(b"Hello, ", b"World!"))) == b"Hello, World!"
+def test_receive_returns_everything(server_with):
+    assert receive("localhost", server_with(sending(b"Hello, ", b"World!"))) == b"Hello, World!"
 
 
 def test_receive_sends_a_message(echo):
@@ -857,22 +863,22 @@ def test_receive_sends_a_message(echo):
     assert receive("localhost", echo, send=b"") == b""
 
 
-def test_receive_error_has_the_bytes_and_the_cause(playing):
-    def part(connection):
+def test_receive_error_has_the_bytes_and_the_cause(server_with):
+    def handler(connection):
         assert connection.recv(2) == b"go"  # subtle: before, the reset could end connect() itself
         connection.sendall(b"half")
         acknowledged(connection)
         reset(connection)
 
     with pytest.raises(ReceiveError) as failure:
-        receive("localhost", playing(part), send=b"go")
+        receive("localhost", server_with(handler), send=b"go")
     assert failure.value.received == b"half"
     assert isinstance(failure.value.__cause__, ConnectionResetError)
 
 
-def test_receive_error_above_max_bytes_has_max_bytes(playing):
+def test_receive_error_above_max_bytes_has_max_bytes(server_with):
     with pytest.raises(ReceiveError, match="longer than 5 bytes") as failure:
-        receive("localhost", playing(saying(b"123", b"456")), max_bytes=5)
+        receive("localhost", server_with(sending(b"123", b"456")), max_bytes=5)
     assert failure.value.received == b"12345"
 
 
@@ -883,18 +889,18 @@ def test_receive_error_of_a_refused_connection_is_empty():
     assert isinstance(failure.value.__cause__, ConnectionRefusedError)
 
 
-def test_receive_error_after_a_silence(playing):
-    def part(connection):
+def test_receive_error_after_a_silence(server_with):
+    def handler(connection):
         connection.sendall(b"and then ...")
-        listen(connection)
+        receive_all(connection)
 
     with pytest.raises(ReceiveError) as failure:
-        receive("localhost", playing(part), timeout_s=0.2)
+        receive("localhost", server_with(handler), timeout_s=0.2)
     assert failure.value.received == b"and then ..."
     assert isinstance(failure.value.__cause__, TimeoutError)
 
 
-def test_a_server_that_reads_slowly_is_not_silent(playing):
+def test_a_server_that_reads_slowly_is_not_silent(server_with):
     """Something moves all the time; only the whole takes longer than the timeout."""
 
     def slow_echo(connection):
@@ -904,57 +910,57 @@ def test_a_server_that_reads_slowly_is_not_silent(playing):
             threading.Event().wait(0.01)
 
     data = os.urandom(8 * MIB)
-    assert receive("localhost", playing(slow_echo), send=data, timeout_s=0.6, max_bytes=len(data)) == data
+    assert receive("localhost", server_with(slow_echo), send=data, timeout_s=0.6, max_bytes=len(data)) == data
 
 
-def test_stream_yields_before_the_server_closes(playing):
+def test_stream_yields_before_the_server_closes(server_with):
     seen = threading.Event()
 
-    def part(connection):
+    def handler(connection):
         connection.sendall(b"first")
         assert seen.wait(WAIT_S)
         connection.sendall(b"second")
 
-    pieces = stream("localhost", playing(part))
+    pieces = stream("localhost", server_with(handler))
     assert next(pieces) == b"first"
     seen.set()
     assert b"".join(pieces) == b"second"
 
 
-def test_a_stream_left_early_closes_the_connection(playing):
+def test_a_stream_left_early_closes_the_connection(server_with):
     gone = threading.Event()
 
-    def part(connection):
+    def handler(connection):
         connection.sendall(b"first")
-        listen(connection)
+        receive_all(connection)
         gone.set()
 
-    pieces = stream("localhost", playing(part))
+    pieces = stream("localhost", server_with(handler))
     assert next(pieces) == b"first"
     pieces.close()
     assert gone.wait(WAIT_S)
 
 
-def test_an_address_that_refuses_is_followed_by_the_next(monkeypatch, playing):
-    port = playing(saying(b"Hello"))
+def test_an_address_that_refuses_is_followed_by_the_next(monkeypatch, server_with):
+    port = server_with(sending(b"Hello"))
     resolve_to(monkeypatch, "127.0.0.3", "127.0.0.1")
     assert receive("localhost", port) == b"Hello"
 
 
-def test_an_address_of_a_family_the_system_lacks_is_followed_by_the_next(monkeypatch, playing):
-    port = playing(saying(b"Hello"))
+def test_an_address_of_a_family_the_system_lacks_is_followed_by_the_next(monkeypatch, server_with):
+    port = server_with(sending(b"Hello"))
     addresses = [(12_345, socket.SOCK_STREAM, 0, "", ("::1", port)), *socket.getaddrinfo("127.0.0.1", port)]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: addresses)
     assert receive("localhost", port) == b"Hello"
 
 
-def test_ipv6(playing):
+def test_ipv6(server_with):
     try:
         listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
     except OSError:
         pytest.skip("this machine has no ::1")
     with listener:
-        thread = threading.Thread(target=play, args=(listener, saying(b"Hello")))
+        thread = threading.Thread(target=handle_one, args=(listener, sending(b"Hello")))
         thread.start()
         assert receive("::1", listener.getsockname()[1]) == b"Hello"
         thread.join(WAIT_S)
@@ -964,40 +970,42 @@ def test_ipv6(playing):
 
 
 def in_two(first, second):
-    """A part: the second half follows when the client has hung up, or is still there after a while."""
+    """Return a handler that sends the second half when the client has hung up, or after a pause."""
 
-    def part(connection):
+    def handler(connection):
         connection.sendall(first)
-        patience = connection.gettimeout() if part.until_hung_up else 0.2
+        patience = connection.gettimeout() if handler.until_hung_up else 0.2
         select.select([connection], [], [], patience)
         with contextlib.suppress(OSError):
             connection.sendall(second)
             connection.shutdown(socket.SHUT_WR)
-            listen(connection)
+            receive_all(connection)
 
-    part.until_hung_up = False
-    return part
-
-
-def test_ten_lines_take_one_recv_for_one_message(run, script, playing):
-    part = in_two(b"Hello, ", b"World!")
-    assert run("tcp_client.py", "--port", playing(part)) == (0, "Received: Hello, World!\n", "")
-    part.until_hung_up = True
-    assert script(TEN_LINES, playing(part)).finish()[:2] == (0, "Received: Hello, \n")
+    handler.until_hung_up = False
+    return handler
 
 
-def test_ten_lines_break_a_character_that_two_segments_share(run, script, playing):
-    part = in_two(b"caf\xc3", b"\xa9")
-    assert run("tcp_client.py", "--port", playing(part)) == (0, "Received: café\n", "")
-    part.until_hung_up = True
-    code, out, err = script(TEN_LINES, playing(part)).finish()
+def test_ten_lines_take_one_recv_for_one_message(run, script, server_with):
+    handler = in_two(b"Hello, ", b"World!")
+    assert run("tcp_client.py", "--port", server_with(handler)) == (0, "Received: Hello, World!\n", "")
+    handler.until_hung_up = True
+    assert script(TEN_LINES, server_with(handler)).finish()[:2] == (0, "Received: Hello, \n")
+
+
+def test_ten_lines_break_a_character_that_two_segments_share(run, script, server_with):
+    handler = in_two(b"caf\xc3", b"\xa9")
+    assert run("tcp_client.py", "--port", server_with(handler)) == (0, "Received: café\n", "")
+    handler.until_hung_up = True
+    code, out, err = script(TEN_LINES, server_with(handler)).finish()
     assert (code, out) == (1, "")
     assert "UnicodeDecodeError" in err
 
 
-def test_ten_lines_wait_forever_for_a_silent_server(script, run, playing):
-    assert_fails(run("tcp_client.py", "--port", playing(listen), "--timeout", 0.1, "--raw"), "no answer in time")
-    client = script(TEN_LINES, playing(listen))
+def test_ten_lines_wait_forever_for_a_silent_server(script, run, server_with):
+    assert_fails(
+        run("tcp_client.py", "--port", server_with(receive_all), "--timeout", 0.1, "--raw"), "no answer in time"
+    )
+    client = script(TEN_LINES, server_with(receive_all))
     with pytest.raises(subprocess.TimeoutExpired):
         client.wait(0.5)
     client.kill()
@@ -1014,7 +1022,7 @@ def test_ten_lines_send_everything_before_they_read(script, run, serving, noise)
     assert "ConnectionResetError" in err or "BrokenPipeError" in err
 
 
-def test_ten_lines_let_the_peer_write_to_the_terminal(run, script, playing):
-    part = saying(b"\x1b[2Jyour screen is mine")
-    assert run("tcp_client.py", "--port", playing(part)) == (0, "Received: \\x1b[2Jyour screen is mine\n", "")
-    assert script(TEN_LINES, playing(part)).finish()[1] == "Received: \x1b[2Jyour screen is mine\n"
+def test_ten_lines_let_the_peer_write_to_the_terminal(run, script, server_with):
+    handler = sending(b"\x1b[2Jyour screen is mine")
+    assert run("tcp_client.py", "--port", server_with(handler)) == (0, "Received: \\x1b[2Jyour screen is mine\n", "")
+    assert script(TEN_LINES, server_with(handler)).finish()[1] == "Received: \x1b[2Jyour screen is mine\n"

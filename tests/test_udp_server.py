@@ -28,7 +28,7 @@ from udp_server import UDPServer, ask
 
 TEN_LINES = "tests/ten_lines/udp_server.py"
 PATIENCE_S = 5
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux says what the kernel dropped")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="Only Linux reports what the kernel dropped.")
 
 
 @contextlib.contextmanager

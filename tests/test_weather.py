@@ -496,15 +496,30 @@ def test_escapes_in_names_do_not_reach_the_terminal(run, server):
 
 def limit(reason="", **headers):
     body = json.dumps({"error": True, "reason": reason, "message": reason})
-    return fake.says(429, body, **headers)
+    return fake.answering(429, body, **headers)
 
 
 FAULTS = {
-    "refused key": ([fake.says(401, '{"cod": 401, "message": "Invalid API key"}')], weather.BadKey, "some hours", 1),
-    "cod 401 in 200": ([fake.says(200, '{"cod": "401"}')], weather.BadKey, "key", 1),
-    "404": ([fake.says(404, '{"cod": "404", "message": "city not found"}')], weather.CityNotFound, "no such city", 1),
-    "cod 404 in 200": ([fake.says(200, '{"cod": "404", "message": "x"}')], weather.CityNotFound, "no such city", 1),
-    "400": ([fake.says(400, '{"error": true, "reason": "Latitude"}')], weather.ProviderFailed, "Latitude", 1),
+    "refused key": (
+        [fake.answering(401, '{"cod": 401, "message": "Invalid API key"}')],
+        weather.BadKey,
+        "some hours",
+        1,
+    ),
+    "cod 401 in 200": ([fake.answering(200, '{"cod": "401"}')], weather.BadKey, "key", 1),
+    "404": (
+        [fake.answering(404, '{"cod": "404", "message": "city not found"}')],
+        weather.CityNotFound,
+        "no such city",
+        1,
+    ),
+    "cod 404 in 200": (
+        [fake.answering(200, '{"cod": "404", "message": "x"}')],
+        weather.CityNotFound,
+        "no such city",
+        1,
+    ),
+    "400": ([fake.answering(400, '{"error": true, "reason": "Latitude"}')], weather.ProviderFailed, "Latitude", 1),
     "400 echo": ([fake.echo(400)], weather.ProviderFailed, "refuses the request", 1),
     "html 200": ([fake.html(200)], weather.ProviderFailed, "not its JSON", 1),
     "html 401": ([fake.html(401)], weather.ProviderFailed, "not its JSON", 1),
@@ -512,12 +527,12 @@ FAULTS = {
     "html 503": ([fake.html(503)], weather.ProviderFailed, "down .status 503", 3),
     "500": ([fake.echo(500)], weather.ProviderFailed, "down .status 500", 3),
     "501": ([fake.html(501)], weather.ProviderFailed, "status 501", 1),
-    "other json": ([fake.says(200, "{}")], weather.WeatherError, "not its JSON|no such city|sent no weather", 1),
-    "text": ([fake.says(200, '"sunny"')], weather.ProviderFailed, "not its JSON", 1),
-    "deep": ([fake.says(200, "[" * 100_000)], weather.ProviderFailed, "not its JSON", 1),
-    "long": ([fake.says(200, " " * 2_000_000)], weather.ProviderFailed, "more than 1,048,576 bytes", 1),
+    "other json": ([fake.answering(200, "{}")], weather.WeatherError, "not its JSON|no such city|sent no weather", 1),
+    "text": ([fake.answering(200, '"sunny"')], weather.ProviderFailed, "not its JSON", 1),
+    "deep": ([fake.answering(200, "[" * 100_000)], weather.ProviderFailed, "not its JSON", 1),
+    "long": ([fake.answering(200, " " * 2_000_000)], weather.ProviderFailed, "more than 1,048,576 bytes", 1),
     "redirect": (
-        [fake.says(302, "", Location="https://evil.example/")],
+        [fake.answering(302, "", Location="https://evil.example/")],
         weather.ProviderFailed,
         r"redirects to another address.*30",
         1,
@@ -529,7 +544,7 @@ FAULTS = {
     "hang": ([fake.hang], weather.TooSlow, "no answer", 1),
     "drip": ([fake.drip], weather.TooSlow, "no answer", 1),
     "drip of headers": ([fake.drip_headers], weather.TooSlow, "no answer", 1),
-    "500, cod 200": ([fake.says(500, '{"cod": 200}')], weather.ProviderFailed, "down .status 500", 3),
+    "500, cod 200": ([fake.answering(500, '{"cod": 200}')], weather.ProviderFailed, "down .status 500", 3),
     "429": ([limit()], weather.RateLimited, "does not state when", 1),
     "429 later": ([limit(Retry_After="60")], weather.RateLimited, "in 60 s", 1),
     "429 date": ([limit(Retry_After="Sun, 01 Mar 2026 12:00:00 GMT")], weather.RateLimited, "come back Sun, 01 Mar", 1),
@@ -666,7 +681,7 @@ def test_the_script_ends_at_its_timeout(fault, run, server):
 def test_a_redirect_gets_no_key(provider, get, server, serving):
     """The other host is another server here."""
     other = serving(fake.FakeWeather())
-    server.faults["*"] = [fake.says(307, "", Location=other.url + PATHS[provider])]
+    server.faults["*"] = [fake.answering(307, "", Location=other.url + PATHS[provider])]
     with pytest.raises(weather.ProviderFailed, match="redirects to another address"):
         get("London", provider)
     assert not other.asked
@@ -933,7 +948,7 @@ def test_a_postcode_is_looked_up_by_openweathermap(get, server):
 def test_a_request_that_was_refused_because_of_concurrency_is_repeated(get, server, monkeypatch):
     monkeypatch.setattr(weather, "BUSY_S", 0.001)
     monkeypatch.setitem(weather.LIMITS_S, "concurrent", 0.001)
-    busy = fake.says(429, '{"error": true, "reason": "Too many concurrent requests"}')
+    busy = fake.answering(429, '{"error": true, "reason": "Too many concurrent requests"}')
     server.faults["/v1/search"] = [*[busy] * 8, None]
     assert get("London").description == "overcast"
 
@@ -964,7 +979,7 @@ def test_a_key_that_is_sent_back_is_not_printed(form, status, run, server, monke
     body = (
         f'[{{"name": "{form}", "lat": 1, "lon": 2}}]' if status == 200 else f'{{"cod": {status}, "message": "{form}"}}'
     )
-    server.faults["/geo/1.0/direct"] = [fake.says(status, body, Retry_After=KEY)]
+    server.faults["/geo/1.0/direct"] = [fake.answering(status, body, Retry_After=KEY)]
     _, out, err = run("weather.py", "London", "--no-cache", *["--json"] * (status == 400))
     assert not any(word in out + err for word in ("SENTINEL", "of&tests"))
 
@@ -988,7 +1003,7 @@ def test_the_entries_of_netrc_are_not_sent(get, server, tmp_path, monkeypatch):
     ids=["html", "cut", "deep", "large"],
 )  # fmt: skip
 def test_the_cause_of_an_unusable_answer_is_named(body, cause, get, server):
-    server.faults["*"] = [fake.says(200, body)]
+    server.faults["*"] = [fake.answering(200, body)]
     with pytest.raises(weather.ProviderFailed, match=cause):
         get("London")
 
@@ -1037,7 +1052,7 @@ def test_ten_lines_show_their_key(run, server, monkeypatch):
 def test_ten_lines_call_every_fault_the_same(get, server):
     errors = set()
     for body in ({"cod": 401}, {"cod": "404"}, {"cod": 429}):
-        server.faults["*"] = [fake.says(int(body["cod"]), json.dumps(body))]
+        server.faults["*"] = [fake.answering(int(body["cod"]), json.dumps(body))]
         assert ten(server).stdout == "Error fetching the weather data.\n"
         with pytest.raises(weather.WeatherError) as caught:
             get("London", "openweathermap")
@@ -1046,7 +1061,7 @@ def test_ten_lines_call_every_fault_the_same(get, server):
 
 
 def test_ten_lines_take_200_for_success(get, server):
-    server.faults["*"] = [fake.says(200, '{"cod": "404", "message": "city not found"}')]
+    server.faults["*"] = [fake.answering(200, '{"cod": "404", "message": "city not found"}')]
     assert "Traceback" in ten(server).stderr
     with pytest.raises(weather.CityNotFound):
         get("London", "openweathermap")
