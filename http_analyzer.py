@@ -1666,7 +1666,7 @@ TEXT_CHARSET = re.compile(
     r"utf-?(?:8|16(?:le|be)?)|us-ascii|iso-8859-\d+|windows-125\d|gb\w+|big5|shift_jis|euc-\w+|koi8-\w"
 )
 CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w-]+)", re.IGNORECASE)
-ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
+ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#]*@)?([^/?#]*)")  # The group is the host with the port.
 MAX_CODINGS = 3  # content codings that are removed from one body
 
 
@@ -2058,7 +2058,8 @@ def format_seconds(seconds: float) -> str:
 
 def text_line(exchange: Exchange, saved: str | None = None, colors: bool = False) -> str:
     """Return time, status, duration, size, method and URL; then problems, the saved file, and header lines."""
-    moment = f"{format_time(int(exchange.time), '%H:%M:%S')}.{int(exchange.time % 1 * 1e3):03}"
+    second, microseconds = divmod(round(exchange.time * 1e6), 1_000_000)  # An int() of 0.1 s would be 99 ms.
+    moment = f"{format_time(second, '%H:%M:%S')}.{microseconds // 1000:03}"
     status = str(exchange.status or "-").rjust(3)
     if colors and (exchange.status or 0) >= 400:
         status = f"\x1b[{33 if exchange.status < 500 else 31}m{status}\x1b[0m"  # type: ignore[operator]

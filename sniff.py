@@ -550,6 +550,8 @@ RECORD_TYPES = {
     1: "A", 2: "NS", 5: "CNAME", 6: "SOA", 12: "PTR", 15: "MX", 16: "TXT", 28: "AAAA", 33: "SRV", 35: "NAPTR", 43: "DS",
     46: "RRSIG", 47: "NSEC", 48: "DNSKEY", 64: "SVCB", 65: "HTTPS", 252: "AXFR", 255: "ANY", 257: "CAA",
 }  # fmt: skip
+# By record type: the offset of the target name in the record's data (RFC 1035 section 3.3, RFC 2782, RFC 9460)
+TARGET_OFFSETS = {"CNAME": 0, "NS": 0, "PTR": 0, "SOA": 0, "MX": 2, "HTTPS": 2, "SVCB": 2, "SRV": 6}
 RCODES = {1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 9: "NOTAUTH"}
 DHCP_TYPES = ("", "Discover", "Offer", "Request", "Decline", "ACK", "NAK", "Release", "Inform")  # RFC 2132 section 9.6
 HTTP_METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE", b"PROPFIND")
@@ -832,8 +834,10 @@ def dns_answers(message: bytes, at: int, answers: int, names: list[str]) -> str:
             kind = record_type(number)
             if kind != last:
                 texts.append(kind)
-            texts.append(dns_value(message, kind, at + 10, at + 10 + size))
             last = kind
+            value = dns_value(message, kind, at + 10, at + 10 + size)
+            if value:
+                texts.append(value)
             at += 10 + size
     except (struct.error, IndexError, ValueError):
         texts.append("...")
@@ -892,8 +896,8 @@ def dns_value(message: bytes, kind: str, start: int, end: int) -> str:
         return socket.inet_ntoa(data)
     if kind == "AAAA" and len(data) == 16:
         return socket.inet_ntop(socket.AF_INET6, data)
-    if kind in ("CNAME", "NS", "PTR", "MX", "SRV"):
-        return dns_name(message, start + {"MX": 2, "SRV": 6}.get(kind, 0))[0]
+    if kind in TARGET_OFFSETS:
+        return dns_name(message, start + TARGET_OFFSETS[kind])[0]
     return data[1 : 1 + data[0]].decode("utf-8", "backslashreplace") if kind == "TXT" else ""
 
 

@@ -610,6 +610,7 @@ def test_a_message(requests, responses, expected):
         (b"GET /a HTTP/1.0\r\nX: y", "http://10.0.0.2:80/a", None),
         (b"OPTIONS * HTTP/1.1\r\nHost: h", "http://h", "h"),
         (b"GET @evil/ HTTP/1.1\r\nHost: good", "http://good/@evil/", "good"),
+        (b"GET http://me:secret@other:81/@a HTTP/1.1\r\nHost: b", "http://me:secret@other:81/@a", "other:81"),
         (b"CONNECT a.b:443 HTTP/1.1\r\nHOST:a.b", "a.b:443", "a.b"),
         (b"GET /\xe4 HTTP/1.1\r\nHost: \xc3\xa4", "http://\u00e4/\u00e4", "\u00e4"),
     ],
@@ -1134,6 +1135,12 @@ def test_reading_loads_no_scapy(capture):
 def test_text(script, capture):
     _, out, _ = script("http_analyzer.py", "-r", capture, "-c", 1, env={"TZ": "UTC"}).finish()
     assert out == "00:16:40.004 200     1.0 ms         5 B GET http://example.com/0\n"
+
+
+def test_a_line_shows_the_milliseconds_of_the_packet(capture):
+    exchange = next(iter(analyze(str(capture))))
+    times = [exchange._replace(time=1_700_000_000 + number / 1_000) for number in range(1_000)]
+    assert [http_analyzer.text_line(moment).split()[0][-4:] for moment in times] == [f".{n:03}" for n in range(1_000)]
 
 
 def test_control_characters_are_escaped_in_every_format(run, tmp_path):
