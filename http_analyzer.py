@@ -2491,6 +2491,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("-r reads files and -i captures: use only one of them")
     if args.summary and args.format not in ("text", "json"):
         parser.error(f"--summary prints text or JSON, not --format {args.format}")
+    if args.bodies and (args.summary or args.format not in ("json", "har")):
+        print_message("warning", "--bodies has no effect here; use it with --json or --format har, or use --save DIR")
     for first, *others in args.r or ():
         args.files += [first, *filter(is_file, others)]
         args.filter = [*itertools.filterfalse(is_file, others), *args.filter]

@@ -264,7 +264,7 @@ def explain(error: Exception) -> str:
         case socket.gaierror(errno=socket.EAI_AGAIN):
             return "the name cannot be looked up for now; check the network connection, or try again"
         case socket.gaierror() | UnicodeError():
-            return "unknown host; check the spelling of the name"
+            return "unknown host; check the spelling of the name, which has no http:// and no port"
         case ssl.SSLCertVerificationError():
             return f"its certificate is not trusted: {error.verify_message} (--ca, --insecure)"
         case ssl.SSLEOFError():

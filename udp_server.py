@@ -418,8 +418,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except (OSError, UnicodeError) as error:
         cause = "no answer in time" if isinstance(error, TimeoutError) else getattr(error, "strerror", None) or error
-        too_long = getattr(error, "errno", None) == errno.EMSGSIZE
-        hint = "send less than 65,508 bytes" if too_long else "check --host and --port, or try again"
+        number = getattr(error, "errno", None)
+        hint = "check --host and --port, or try again"
+        if number == errno.EMSGSIZE:
+            hint = "send less than 65,508 bytes"
+        elif number == errno.EACCES:
+            hint = "a broadcast address needs --broadcast" if args.send else "choose a --port of 1,024 or more"
         log.error("cannot %s %s: %s; %s", task, format_address((args.host, args.port)), cause, hint)
         return 1
     return 0

@@ -937,6 +937,13 @@ def test_save_makes_safe_names_and_overwrites_nothing(run, tmp_path):
     assert f"-> {folder}" in run("http_analyzer.py", "-r", path, "--save", folder)[1]
 
 
+@pytest.mark.parametrize("options", [[], ["--format", "combined"], ["--json", "--summary"]])
+def test_a_warning_names_the_formats_that_have_bodies(run, capture, options):
+    status, _, errors = run("http_analyzer.py", "-r", capture, "--bodies", *options)
+    assert (status, errors.count("\n")) == (0, 1)
+    assert "warning: --bodies has no effect here; use it with --json or --format har" in errors
+
+
 def test_bodies_in_json_and_har(run, tmp_path):
     post = b"POST /p HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nhi"
     path = save(tmp_path / "a", Wire().open().send(0, post).send(1, (OK % 200)[:-5] + b"\xff\0abc").frames)
