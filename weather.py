@@ -149,7 +149,8 @@ CA AB Alberta|BC British Columbia|MB Manitoba|NB New Brunswick|NL Newfoundland a
 CA PE Prince Edward Island|QC Quebec|SK Saskatchewan|YT Yukon|NT Northwest Territories|NU Nunavut
 AU NSW New South Wales|QLD Queensland|VIC Victoria|TAS Tasmania|ACT Australian Capital Territory
 AU WA Western Australia|SA South Australia|NT Northern Territory"""
-COORDINATES = re.compile(r"\s*([+-]?\d{1,3}(?:\.\d*)?)\s*[,;\s]\s*([+-]?\d{1,3}(?:\.\d*)?)\s*")
+DEGREES = r"([+-]?\d{1,3}(?:\.\d*)?) ?°? ?"
+COORDINATES = re.compile(rf"{DEGREES}([NS]?) ?[,; ] ?{DEGREES}([EW]?)", re.IGNORECASE)
 POSTCODE = re.compile(r"(?=.*\d)[\w -]{3,10}")
 
 BIDIRECTIONAL = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # controls of the text direction (UAX 9)
@@ -400,11 +401,15 @@ def parse_places(entries: Sequence[Any], **paths: str) -> list[Place | None]:
 
 
 def parse_coordinates(text: str) -> Place | None:
-    """Return the place at "52.52,13.41", or None for other text. Raise CityNotFound if there is no such place."""
-    match = COORDINATES.fullmatch(text[:MAX_TEXT_CHARS])
+    """Return the place at "52.52,13.41" or "52.52° N, 13.41° E", or None for other text.
+
+    Raise CityNotFound if there is no such place.
+    """
+    match = COORDINATES.fullmatch(" ".join(text[:MAX_TEXT_CHARS].split()))
     if not match:
         return None
-    latitude, longitude = map(float, match.groups())
+    latitude = float(match[1]) * (-1 if match[2] in ("S", "s") else 1)
+    longitude = float(match[3]) * (-1 if match[4] in ("W", "w") else 1)
     if abs(latitude) > 90 or abs(longitude) > 180:
         raise CityNotFound("no such place: a latitude is from -90 to 90, a longitude from -180 to 180")
     name = f"{latitude:g}, {longitude:g}"

@@ -922,7 +922,12 @@ def test_names_are_in_the_language_of_the_locale(variables, language, run, serve
 @both
 @pytest.mark.parametrize(
     ("words", "position"),
-    [("51.50853,-0.12574", (51.50853, -0.12574)), ("-14.27806, -170.7025", (-14.27806, -170.7025))],
+    [
+        ("51.50853,-0.12574", (51.50853, -0.12574)),
+        ("-14.27806, -170.7025", (-14.27806, -170.7025)),
+        ("51.50853° N, 0.12574° W", (51.50853, -0.12574)),
+        ("14.27806s  170.7025w", (-14.27806, -170.7025)),
+    ],
 )
 def test_coordinates_need_no_geocoder(words, position, provider, get, server):
     place = get(words, provider).place
