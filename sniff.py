@@ -555,7 +555,7 @@ TARGET_OFFSETS = {"CNAME": 0, "NS": 0, "PTR": 0, "SOA": 0, "MX": 2, "HTTPS": 2, 
 RCODES = {1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 9: "NOTAUTH"}
 DHCP_TYPES = ("", "Discover", "Offer", "Request", "Decline", "ACK", "NAK", "Release", "Inform")  # RFC 2132 section 9.6
 HTTP_METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE", b"PROPFIND")
-HTTP_HOST = re.compile(rb"\r\nHost:[ \t]*([^\r\n]{1,255})", re.IGNORECASE)
+HTTP_HOST = re.compile(rb"\r\nHost:[ \t]*(\S{1,255})", re.IGNORECASE)
 
 Fields = dict[str, Any]  # the values of a packet, with the keys of Packet
 Decoder = Callable[[Fields, bytes], None]  # It adds the values of a payload.
@@ -912,8 +912,8 @@ def tls(fields: Fields, data: bytes) -> None:
     at += 3 + data[at]  # compression methods, and the length of all extensions
     while at + 4 <= len(data):
         kind, size = unpack_2x16(data, at)
-        if kind == 0:
-            name = data[at + 9 : at + 4 + size].decode("utf-8", "backslashreplace")
+        name = data[at + 9 : at + 4 + size].decode("utf-8", "backslashreplace") if kind == 0 else ""
+        if name:
             return set_info(fields, f"TLS {name}", name)
         at += 4 + size
 

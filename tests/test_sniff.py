@@ -998,12 +998,15 @@ def test_a_cut_client_hello_shows_what_is_there():
     whole = tcp_info(client_hello(), 443)
     assert tcp_info(client_hello(), 443, whole.length - 200).info == "TLS www.example.org"
     assert tcp_info(client_hello(), 443, 14 + 20 + 20 + 60).info == "TLS ClientHello"
+    before_name = client_hello().index(b"www.example.org")
+    assert tcp_info(client_hello(), 443, 14 + 20 + 20 + before_name).info == "TLS ClientHello"
 
 
 @pytest.mark.parametrize(
     ("payload", "info", "name"),
     [
         (b"GET /a?b=1 HTTP/1.1\r\nHost: example.org\r\n\r\n", "GET /a?b=1 HTTP/1.1", "example.org"),
+        (b"GET / HTTP/1.1\r\nHost:  \r\nA: b\r\n\r\n", "GET / HTTP/1.1", None),
         (b"HTTP/1.1 404 Not Found\r\nHost: x\r\n\r\n", "HTTP/1.1 404 Not Found", None),
         (b"POST /\x1b[31m HTTP/1.0\n", r"POST /\x1b[31m HTTP/1.0", None),
         (b"GET /" + b"a" * 500, ("GET /" + "a" * 500)[:200], None),
