@@ -1561,12 +1561,12 @@ def print_status(message: str, end: str = "\n") -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    check_first_word(args.filter)
     expression = " ".join(args.filter)
     stop = Stop(args.duration)
     stop.catch_signals()
     with contextlib.ExitStack() as files:
         if args.r is None:
-            check_first_word(args.filter)
             source: CaptureFile | Live = Live(files, args.i, expression, args.buffer << 20, not args.p)
         else:
             source = CaptureFile(files, args.r, expression, stop)

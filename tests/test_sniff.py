@@ -636,6 +636,13 @@ def test_top_is_drawn_again_on_a_terminal():
     assert process.returncode == 0
 
 
+def test_a_second_file_is_an_error_that_names_it(run, tmp_path):
+    path = pcap(tmp_path / "a", [raw(ETHER / V4 / UDP())])
+    status, out, err = run("sniff.py", "-r", path, "b.pcap")
+    assert (status, out) == (1, "")
+    assert "b.pcap is not a filter" in err
+
+
 @root_on_linux
 def test_any_shows_the_interface_and_filters(script):
     process = script("sniff.py", "-i", "any", "-c", 1, FILTER)
