@@ -516,6 +516,7 @@ LINK_LAYERS: dict[int, tuple[str, Callable[[bytes], tuple[int, int]]]] = {
 
 MAX_TAGS = 8  # VLAN tags or MPLS labels of a frame; a frame with more of them is malformed
 MAX_INFO_CHARS = 200
+DECODING_ERRORS = (struct.error, LookupError, ValueError, OSError)  # for damaged packets; inet_ntoa() raises OSError
 MAX_NAME_POINTERS, MAX_NAME_BYTES, MAX_RECORDS = 16, 255, 20  # limits for a DNS message (RFC 1035 section 4.1.4)
 SHOWN_ANSWERS = 4  # answers of a DNS message that are printed; the others are counted
 ARP = 0x0806
@@ -626,7 +627,7 @@ def dissect(frame: bytes, linktype: int, length: int) -> Fields:
                 fields["src"], fields["dst"] = frame[6:12].hex(":"), frame[:6].hex(":")
         else:
             fields["proto"] = f"link type {linktype}"
-    except (struct.error, IndexError, ValueError):
+    except DECODING_ERRORS:
         fields["malformed"] = True
     if len(frame) < length:
         fields.pop("malformed", None)  # The packet may be correct beyond the cut.
@@ -687,7 +688,9 @@ def arp(fields: Fields, frame: bytes, at: int) -> None:
 
 def mpls(fields: Fields, frame: bytes, at: int) -> None:
     """Decode IP below MPLS labels (RFC 3032); the lowest bit of the third byte ends the stack."""
-    end = next(end for end in range(at + 4, at + 4 * MAX_TAGS + 4, 4) if frame[end - 2] & 1)
+    end = next((end for end in range(at + 4, at + 4 * MAX_TAGS + 4, 4) if frame[end - 2] & 1), 0)
+    if not end:
+        raise ValueError
     tunnel(fields, *read_raw(frame, end), frame)
 
 
@@ -785,7 +788,7 @@ def decode_payload(decoder: Decoder, fields: Fields, data: bytes) -> None:
     """Run a decoder. An error only ends the decoding, because other protocols use the same ports, too."""
     try:
         decoder(fields, data)
-    except (struct.error, IndexError, ValueError):
+    except DECODING_ERRORS:
         return
 
 
@@ -839,7 +842,7 @@ def dns_answers(message: bytes, at: int, answers: int, names: list[str]) -> str:
             if value:
                 texts.append(value)
             at += 10 + size
-    except (struct.error, IndexError, ValueError):
+    except DECODING_ERRORS:
         texts.append("...")
     if answers > SHOWN_ANSWERS:
         texts.append(f"(+{answers - SHOWN_ANSWERS})")
@@ -955,7 +958,7 @@ def tunnel(fields: Fields, kind: int, at: int, packet: bytes) -> None:
     if isinstance(fields, Inner):
         return
     inner = Inner(proto="")
-    with contextlib.suppress(struct.error, IndexError, ValueError):
+    with contextlib.suppress(*DECODING_ERRORS):
         network(inner, packet, kind, at)
     if inner["proto"]:
         endpoints = conversation(*map(inner.get, ("src", "dst", "sport", "dport")))

@@ -1030,9 +1030,39 @@ def test_echoes_show_identifier_and_sequence_number():
     assert decode(raw(ETHER / V4 / ICMP(type=8, id=77, seq=3)), 1).info == "echo request, id 77, seq 3"
 
 
+DHCP = bytes(16) + bytes([192, 0, 2, 10]) + bytes(216) + b"\x63\x82\x53\x63"  # a message without options
+
+
 def test_dhcp_shows_the_message_type_and_the_address():
-    message = bytes(16) + bytes([192, 0, 2, 10]) + bytes(216) + b"\x63\x82\x53\x63\x35\x01\x02\xff"
-    assert udp_info(message, 67, 68).info == "DHCP Offer 192.0.2.10"
+    assert udp_info(DHCP + b"\x35\x01\x02\xff", 67, 68).info == "DHCP Offer 192.0.2.10"
+
+
+@pytest.mark.parametrize("options", [b"\xff", b"\x35\0\xff", b"\x35\1\2\x32\3\1\2\3\xff", b"\x35\1\x63\xff", b""])
+def test_dhcp_without_a_type_or_with_a_short_address_has_no_info(options):
+    assert (udp_info(DHCP + options, 67, 68).info, udp_info(DHCP + options, 67, 68).proto) == (None, "UDP")
+
+
+def test_too_many_mpls_labels_are_malformed():
+    assert decode(bytes(12) + b"\x88\x47" + b"\0\1\0\x40" * 20 + b"\0\1\1\x40" + bytes(40), 1).malformed
+
+
+def test_ten_thousand_mutated_payloads_are_decoded():
+    chance = random.Random(4)
+    answers = question(bits=0x8180, answers=4) + answer(5, b"\1a\xc0\x10") + answer(28, bytes(16)) + ADDRESSES
+    packets = [
+        (UDP(dport=53), answers),
+        (UDP(dport=67), DHCP + b"\x35\1\2\x32\4\1\2\3\4\xff"),
+        (UDP(dport=4_789), b"\x08" + bytes(7) + raw(OTHERS["ARP who-has"])),
+        (TCP(dport=443), client_hello()),
+    ]
+    for layer, payload in packets:
+        header = bytearray(raw(ETHER / V4 / layer))
+        header[16:18] = b"\0\0"  # A packet without a total length ends with the frame.
+        for _ in range(2_500):
+            mutated = bytearray(payload[: chance.randrange(1, 2 * len(payload))])
+            for _ in range(chance.randrange(1, 8)):
+                mutated[chance.randrange(len(mutated))] = chance.choice((0, 1, 192, 255, chance.randrange(256)))
+            assert decode(bytes(header + mutated), 1).proto == layer.name
 
 
 INNER = raw(IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=2))
