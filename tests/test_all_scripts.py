@@ -351,7 +351,7 @@ def test_no_control_character_reaches_the_terminal(scene, world, run, monkeypatc
 @pytest.mark.parametrize("name", ["tcp_client.py", "async_client.py"])
 def test_an_endless_answer_is_one_error(name, script):
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        process = script(name, "--port", listener.getsockname()[1], "--timeout", 2)
+        process = script(name, "--port", listener.getsockname()[1], "--timeout", 25)
         with listener.accept()[0] as peer, contextlib.suppress(OSError):
             while True:
                 peer.sendall(b"blah" * 1_000)

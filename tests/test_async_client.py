@@ -285,7 +285,9 @@ def test_long_replies_of_many_connections_do_not_fill_the_memory(script, peers):
             sock.sendall(bytes(1_000_000))
 
     with open(os.devnull, "w") as output:
-        process = script("async_client.py", "--port", peers.start(handle), "-n", 50, "-c", 50, stdout=output)
+        process = script(
+            "async_client.py", "--port", peers.start(handle), "-n", 50, "-c", 50, "--timeout", 25, stdout=output
+        )
         peak = 0
         while process.poll() is None:
             with contextlib.suppress(OSError, KeyError):
