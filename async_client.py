@@ -220,8 +220,9 @@ class Load:
 
     async def _converse(self, streams: Streams) -> None:
         reader, writer = streams
-        if not self.address:  # getnameinfo() keeps the scope of a link-local address.
-            self.address, _ = socket.getnameinfo(writer.get_extra_info("peername"), NUMERIC)
+        peer = writer.get_extra_info("peername")  # It is None if the server has already reset the connection.
+        if peer and not self.address:  # getnameinfo() keeps the scope of a link-local address.
+            self.address, _ = socket.getnameinfo(peer, NUMERIC)
         for remaining in reversed(range(self.repeat)):
             started = time.perf_counter()
             if remaining:

@@ -508,6 +508,13 @@ def test_failures_are_counted_by_cause(call, peers):
     assert sum(step["messages"] for step in summary["histogram"]) == 5
 
 
+def test_resets_right_after_the_handshake_are_failures(call, peers):
+    """The connection can have no peer name any more when the client looks at it."""
+    port = peers.start(lambda sock, turn: reset(sock))
+    summary = numbers(call("--port", port, "-n", 300, "-c", 10, "--repeat", 2, "--json"), status=1)
+    assert (summary["succeeded"], summary["failed"]) == (0, 300)
+
+
 def test_the_summary_as_text_has_the_failures_by_cause(call):
     status, out, err = call("--port", free_port(), "-n", 7)
     assert (status, err) == (1, "")
