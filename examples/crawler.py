@@ -5,6 +5,7 @@ python3 examples/crawler.py http://127.0.0.1:8000/
 """
 
 import asyncio
+import contextlib
 import pathlib
 import re
 import signal
@@ -32,29 +33,28 @@ async def fetch(url: str) -> tuple[str, str]:
 
 
 async def crawl(start: str) -> bool:
+    """Visit the pages, level by level. Return whether one of them failed."""
     site = "/".join(start.split("/", 3)[:3]) + "/"
     status, rules = await fetch(f"{site}robots.txt")
     robots, slots = urllib.robotparser.RobotFileParser(), asyncio.Semaphore(CONCURRENCY)
     robots.parse(rules.splitlines() if status == "200" else [])
+    visited, links = dict[str, str](), dict[str, None]()  # the status of each URL, and all URLs
 
-    async def visit(url: str) -> tuple[bool, list[str]]:
+    async def visit(url: str) -> None:
         async with slots:
-            status, body = await fetch(url)
-        print(printable(f"{status} {url}"), flush=True)
-        return status[:1] not in ("2", "3"), [urllib.parse.urljoin(url, link) for link in LINK.findall(body)]
+            visited[url], body = await fetch(url)
+        print(printable(f"{visited[url]} {url}"), flush=True)
+        for link in LINK.findall(body):
+            with contextlib.suppress(ValueError):  # An invalid link does not end the crawl.
+                links[urllib.parse.urldefrag(urllib.parse.urljoin(url, link)).url] = None
 
-    seen, level, failed = {start}, [start], False
-    for _ in range(MAX_DEPTH + 1):
-        visits = await asyncio.gather(*map(visit, level))
-        failed = failed or any(page_failed for page_failed, _ in visits)
-        links = dict.fromkeys(urllib.parse.urldefrag(url).url for _, urls in visits for url in urls)
-        new = [url for url in links if url.startswith(site) and url not in seen]
-        level = [url for url in new if robots.can_fetch("crawler", url)][: MAX_PAGES - len(seen)]
-        seen.update(level)
-    return failed
+    await visit(start)
+    for _ in range(MAX_DEPTH):
+        new = [url for url in links if url.startswith(site) and url not in visited and robots.can_fetch("crawler", url)]
+        await asyncio.gather(*map(visit, new[: MAX_PAGES - len(visited)]))
+    return any(status[:1] not in ("2", "3") for status in visited.values())
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    is_url = "http://" in sys.argv[-1]
-    sys.exit(asyncio.run(crawl(sys.argv[-1])) if is_url else "usage: crawler.py http://HOST/")
+    sys.exit(asyncio.run(crawl(sys.argv[-1])) if "http://" in sys.argv[-1] else "usage: crawler.py http://HOST/")

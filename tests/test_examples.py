@@ -16,7 +16,8 @@ from test_sniff import ETHER, V4, pcap, question, raw
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SITE = {
-    "/": '<a href="/a">a</a> <A HREF=b.html>b</A> <a href="http://other.invalid/">other</a> <a href="/secret/x">x</a>',
+    "/": '<a href="http://[">invalid</a> <a href="/a">a</a> <A HREF=b.html>b</A> '
+    '<a href="http://other.invalid/">other</a> <a href="/secret/x">x</a>',
     "/a": '<a href="/">home</a> <a href="/missing#part">m</a>',
     "/b.html": "no links",
     "/robots.txt": "User-agent: *\nDisallow: /secret/\n",
