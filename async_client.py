@@ -220,9 +220,10 @@ class Load:
 
     async def _converse(self, streams: Streams) -> None:
         reader, writer = streams
-        peer = writer.get_extra_info("peername")  # It is None if the server has already reset the connection.
-        if peer and not self.address:  # getnameinfo() keeps the scope of a link-local address.
-            self.address, _ = socket.getnameinfo(peer, NUMERIC)
+        if not self.address:
+            peer = writer.get_extra_info("peername")
+            if peer:  # It is None if the server has already reset the connection.
+                self.address, _ = socket.getnameinfo(peer, NUMERIC)  # This keeps the scope of a link-local address.
         for remaining in reversed(range(self.repeat)):
             started = time.perf_counter()
             if remaining:

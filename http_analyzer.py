@@ -2058,7 +2058,7 @@ def format_seconds(seconds: float) -> str:
 
 def text_line(exchange: Exchange, saved: str | None = None, colors: bool = False) -> str:
     """Return time, status, duration, size, method and URL; then problems, the saved file, and header lines."""
-    second, microseconds = divmod(round(exchange.time * 1e6), 1_000_000)  # An int() of 0.1 s would be 99 ms.
+    second, microseconds = divmod(round(exchange.time * 1e6), 1_000_000)  # The float of 2.1 s can be a little less.
     moment = f"{format_time(second, '%H:%M:%S')}.{microseconds // 1000:03}"
     status = str(exchange.status or "-").rjust(3)
     if colors and (exchange.status or 0) >= 400:

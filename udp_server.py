@@ -418,12 +418,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except (OSError, UnicodeError) as error:
         cause = "no answer in time" if isinstance(error, TimeoutError) else getattr(error, "strerror", None) or error
-        number = getattr(error, "errno", None)
-        hint = "check --host and --port, or try again"
-        if number == errno.EMSGSIZE:
-            hint = "send less than 65,508 bytes"
-        elif number == errno.EACCES:
-            hint = "a broadcast address needs --broadcast" if args.send else "choose a --port of 1,024 or more"
+        is_client = args.send is not None
+        hints = {
+            errno.EMSGSIZE: "send less than 65,508 bytes",
+            errno.EACCES: "a broadcast address needs --broadcast" if is_client else "choose a --port of 1,024 or more",
+        }
+        hint = hints.get(getattr(error, "errno", 0), "check --host and --port, or try again")
         log.error("cannot %s %s: %s; %s", task, format_address((args.host, args.port)), cause, hint)
         return 1
     return 0

@@ -150,7 +150,7 @@ CA PE Prince Edward Island|QC Quebec|SK Saskatchewan|YT Yukon|NT Northwest Terri
 AU NSW New South Wales|QLD Queensland|VIC Victoria|TAS Tasmania|ACT Australian Capital Territory
 AU WA Western Australia|SA South Australia|NT Northern Territory"""
 DEGREES = r"([+-]?\d{1,3}(?:\.\d*)?) ?°? ?"
-COORDINATES = re.compile(rf"{DEGREES}([NS]?) ?[,; ] ?{DEGREES}([EW]?)", re.IGNORECASE)
+COORDINATES = re.compile(rf"{DEGREES}([NS]?) ?[,; ] ?{DEGREES}([EW]?)")
 POSTCODE = re.compile(r"(?=.*\d)[\w -]{3,10}")
 
 BIDIRECTIONAL = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # controls of the text direction (UAX 9)
@@ -405,11 +405,11 @@ def parse_coordinates(text: str) -> Place | None:
 
     Raise CityNotFound if there is no such place.
     """
-    match = COORDINATES.fullmatch(" ".join(text[:MAX_TEXT_CHARS].split()))
+    match = COORDINATES.fullmatch(" ".join(text[:MAX_TEXT_CHARS].upper().split()))
     if not match:
         return None
-    latitude = float(match[1]) * (-1 if match[2] in ("S", "s") else 1)
-    longitude = float(match[3]) * (-1 if match[4] in ("W", "w") else 1)
+    latitude = float(match[1]) * (-1 if match[2] == "S" else 1)
+    longitude = float(match[3]) * (-1 if match[4] == "W" else 1)
     if abs(latitude) > 90 or abs(longitude) > 180:
         raise CityNotFound("no such place: a latitude is from -90 to 90, a longitude from -180 to 180")
     name = f"{latitude:g}, {longitude:g}"

@@ -149,7 +149,9 @@ def test_send_minus_sends_standard_input_as_one_datagram(script, serving):
 def test_a_broadcast_address_needs_the_option_and_its_answer_may_come_from_elsewhere(script, serving):
     server = serving(UDPServer(("", 0)))
     arguments = ("udp_server.py", "--host", "127.255.255.255", "--port", server.address[1], "--send", "hi")
-    assert "Permission denied; a broadcast address needs --broadcast" in only_error(script(*arguments).finish())
+    for message in ("hi", ""):
+        error = only_error(script(*arguments[:-1], message).finish())
+        assert "Permission denied; a broadcast address needs --broadcast" in error
     assert script(*arguments, "--broadcast").finish() == (0, "Server received: hi\n", "")
 
 
