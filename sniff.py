@@ -1108,14 +1108,18 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def to_json(record: Record, fields: Fields, link_addresses: bool = False) -> str:
-    time_ns, length, linktype, interface, frame = record
-    line = {"time": time_ns / NANO, "length": length, **fields}
-    if interface:
-        line["interface"] = interface
-    if link_addresses and linktype == ETHERNET:
-        line["link_src"], line["link_dst"] = frame[6:12].hex(":"), frame[:6].hex(":")
-    return ENCODE(line) + "\n"
+def to_json(batch: list[tuple[Record, Fields]], link_addresses: bool = False) -> str:
+    """Return the lines of a batch: one JSON object for each packet."""
+    objects = []
+    for (time_ns, length, linktype, interface, frame), fields in batch:
+        columns = {"time": time_ns / NANO, "length": length, **fields}
+        if interface:
+            columns["interface"] = interface
+        if link_addresses and linktype == ETHERNET:
+            columns["link_src"], columns["link_dst"] = frame[6:12].hex(":"), frame[:6].hex(":")
+        objects.append(columns)
+    # Encoding them one by one takes 1.6 times as long. Inside a string, the quotation marks would have backslashes.
+    return ENCODE(objects)[1:-1].replace('}, {"time": ', '}\n{"time": ') + "\n"
 
 
 ENCODE = json.JSONEncoder(check_circular=False).encode
@@ -1463,12 +1467,12 @@ def list_interfaces() -> None:
         print(f"{printable(interface.name)} {addresses}".rstrip() + default)
 
 
-def packet_format(args: argparse.Namespace) -> Callable[[Record, Fields], str]:
-    """Return the function that formats a packet as the options ask for."""
-    line: Callable[[Record, Fields], str] = format_line
+def batch_format(args: argparse.Namespace) -> Callable[[list[tuple[Record, Fields]]], str]:
+    """Return the function that formats packets as the options ask for."""
     if args.json:
-        line = partial(to_json, link_addresses=args.e)
-    elif args.t or args.e or args.q:
+        return partial(to_json, link_addresses=args.e)
+    line: Callable[[Record, Fields], str] = format_line
+    if args.t or args.e or args.q:
         line = partial(format_line, format_time=time_format(args.t), link_addresses=args.e, quiet=args.q)
     dumps: list[Callable[[int, bytes], str]] = []
     if args.x or args.X > 1:
@@ -1480,8 +1484,10 @@ def packet_format(args: argparse.Namespace) -> Callable[[Record, Fields], str]:
     if args.v:
         dumps.append(scapy_dump)
     if not dumps:
-        return line
-    return lambda record, fields: line(record, fields) + "".join(dump(record[2], record[4]) for dump in dumps)
+        return lambda batch: "".join([line(*item) for item in batch])
+    return lambda batch: "".join(
+        [line(*item) + "".join([dump(item[0][2], item[0][4]) for dump in dumps]) for item in batch]
+    )
 
 
 class Output:
@@ -1492,7 +1498,7 @@ class Output:
         self._source = source
         self._writer = writer
         self._top = Top() if args.top else None
-        self._format = packet_format(args)
+        self._format = batch_format(args)
         self._lines = args.print or not (args.top or args.w)
         on_terminal = sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
         self._refreshes = args.top and not self._lines and on_terminal
@@ -1530,7 +1536,7 @@ class Output:
                 self._top.add(fields, record[1])
         if self._lines and batch:
             with output_errors():
-                print("".join([self._format(*item) for item in decoded]), end="", flush=True)
+                print(self._format(decoded), end="", flush=True)
 
     def _look(self) -> None:
         """Refresh the tables, show progress and warn about dropped packets, once in a while."""

@@ -113,7 +113,7 @@ ETHER_FRAME, NOBODY = raw(ETHER / V4 / UDP()), 65_534
 def line_of(frame, linktype, length=None):
     record = (1_700_000_000_123_456_000, length or len(frame), linktype, None, frame)
     fields = sniff.dissect(frame, linktype, length or len(frame))
-    json.loads(sniff.to_json(record, fields))
+    json.loads(sniff.to_json([(record, fields)]))
     return sniff.format_line(record, fields)
 
 
@@ -419,6 +419,13 @@ def test_json_has_only_keys_that_apply(run, mixed):
     assert objects[0] == first | {"sport": 40_912, "dport": 80, "flags": "SYN, ACK"}
     assert not any(value is None for values in objects for value in values.values())
     assert any(values.get("vlan") == [5] for values in objects)
+
+
+def test_text_in_a_packet_cannot_break_a_json_line(run, tmp_path):
+    texts = ['GET }, {"time": HTTP/1.1', "GET }, {", "GET {}\r\n"]
+    path = pcap(tmp_path / "a.pcap", [raw(ETHER / V4 / TCP(flags="A") / text) for text in texts])
+    objects = [json.loads(line) for line in lines(run("sniff.py", "-r", path, "--json"))]
+    assert [values["info"] for values in objects] == [text.strip() for text in texts]
 
 
 @pytest.mark.parametrize("flag", ["-x", "-A", "-v"])
