@@ -560,6 +560,7 @@ HTTP_HOST = re.compile(rb"\r\nHost:[ \t]*(\S{1,255})", re.IGNORECASE)
 
 Fields = dict[str, Any]  # the values of a packet, with the keys of Packet
 Decoder = Callable[[Fields, bytes], None]  # It adds the values of a payload.
+Types = tuple[int, ...]  # of ICMP messages
 
 BIDIRECTIONAL = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # controls of the text direction (UAX 9)
 NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
@@ -576,7 +577,7 @@ class Packet:
     proto: the innermost protocol of the packet that has a name
     src, dst: IP addresses, or link-layer addresses if it carries no IP
     flags: TCP flags such as "SYN, ACK"
-    info: text about the payload (DNS, TLS, HTTP, DHCP, ICMP, ARP, the inner packet of a tunnel)
+    info: text about the payload (DNS, TLS, HTTP, DHCP, ICMP, ARP, the packet inside a tunnel or an ICMP error)
     name: the name in a DNS query, the server name of TLS, or the host of an HTTP request
     vlan: VLAN IDs, the outermost first
     fragment: offset of an IP fragment in bytes
@@ -770,15 +771,26 @@ def udp(fields: Fields, packet: bytes, at: int, decoder: Decoder | None) -> None
         decode_payload(decoder, fields, packet[at + 8 :])
 
 
-def icmp(names: dict[int, str], echoes: tuple[int, int], fields: Fields, packet: bytes, at: int, _: object) -> None:
+def icmp(
+    names: dict[int, str], echoes: Types, errors: Types, fields: Fields, packet: bytes, at: int, _: object
+) -> None:
+    """Decode ICMP (RFC 792, RFC 4443). An error message contains the beginning of the packet that caused it."""
     kind, code = struct.unpack_from("!BBxx", packet, at)
     text, _, codes = names.get(kind, f"type {kind}").partition(": ")
     known = codes.split(", ") if codes else []
     if known or code:
         text += f", {known[code]}" if code < len(known) else f", code {code}"
-    if kind in echoes and len(packet) >= at + 8:
-        text += ", id {}, seq {}".format(*unpack_2x16(packet, at + 4))
+    if len(packet) >= at + 8:
+        word = unpack_2x16(packet, at + 4)
+        if kind in echoes:
+            text += ", id {}, seq {}".format(*word)
+        elif text.endswith(("fragmentation needed", "packet too big")):
+            text += f", MTU {word[1]}"  # RFC 1191 section 4, RFC 4443 section 3.2
+    if names is ICMP6 and kind in (135, 136) and len(packet) >= at + 24:
+        text += f" {socket.inet_ntop(socket.AF_INET6, packet[at + 8 : at + 24])}"  # RFC 4861 section 4.3
     fields["info"] = text
+    if kind in errors and len(packet) > at + 8:
+        tunnel(fields, *read_raw(packet, at + 8), packet, f"{text}: ")
 
 
 # Payloads: names and first lines. set_info() escapes and cuts the text, because it comes from the network.
@@ -954,7 +966,8 @@ class Inner(Fields):
     """The fields of a packet inside a tunnel. A tunnel inside it is not opened."""
 
 
-def tunnel(fields: Fields, kind: int, at: int, packet: bytes) -> None:
+def tunnel(fields: Fields, kind: int, at: int, packet: bytes, before: str = "") -> None:
+    """Decode the inner packet, and show it in `info` after the text `before`."""
     if isinstance(fields, Inner):
         return
     inner = Inner(proto="")
@@ -962,7 +975,7 @@ def tunnel(fields: Fields, kind: int, at: int, packet: bytes) -> None:
         network(inner, packet, kind, at)
     if inner["proto"]:
         endpoints = conversation(*map(inner.get, ("src", "dst", "sport", "dport")))
-        fields["info"] = f"{inner['proto']}{endpoints} {inner.get('info', '')}".rstrip()[:MAX_INFO_CHARS]
+        fields["info"] = f"{before}{inner['proto']}{endpoints} {inner.get('info', '')}".rstrip()[:MAX_INFO_CHARS]
         fields.update({key: inner[key] for key in ("name",) if key in inner})
 
 
@@ -986,13 +999,13 @@ def vxlan(fields: Fields, data: bytes) -> None:
         tunnel(fields, *read_ethertype(data, 20), data)
 
 
-PORT_DECODERS: dict[int, Decoder] = {53: dns, 5353: dns, 67: dhcp, 68: dhcp, 4789: vxlan}
+PORT_DECODERS: dict[int, Decoder] = {53: dns, 5353: dns, 67: dhcp, 68: dhcp, 4789: vxlan, 8472: vxlan}
 # the first three bytes of a TCP payload
 STREAM_DECODERS: dict[bytes, Decoder] = {b"\x16\x03" + bytes([minor]): tls for minor in range(5)}
 STREAM_DECODERS |= {word[:3]: http for word in (*HTTP_METHODS, b"HTTP")}
 TRANSPORTS: dict[int, Callable[[Fields, bytes, int, Decoder | None], None]] = {
-    1: partial(icmp, ICMP, (0, 8)), 4: ip_in_ip, 6: tcp, 17: udp, 41: ip_in_ip, 47: gre,
-    58: partial(icmp, ICMP6, (128, 129)), 136: udp,
+    1: partial(icmp, ICMP, (0, 8), (3, 4, 5, 11, 12)), 4: ip_in_ip, 6: tcp, 17: udp, 41: ip_in_ip, 47: gre,
+    58: partial(icmp, ICMP6, (128, 129), (1, 2, 3, 4)), 136: udp,
 }  # fmt: skip
 NETWORKS: dict[int, Callable[[Fields, bytes, int], None]] = {
     IPV4: ipv4, IPV6: ipv6, ARP: arp, MPLS: mpls, 0x8864: pppoe, **dict.fromkeys(VLANS, vlan),

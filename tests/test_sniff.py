@@ -34,7 +34,9 @@ from scapy.all import (
     Dot1Q,
     Ether,
     ICMPv6DestUnreach,
+    ICMPv6EchoRequest,
     ICMPv6ND_NS,
+    ICMPv6PacketTooBig,
     IPOption_RR,
     IPv6,
     IPv6ExtHdrDestOpt,
@@ -157,10 +159,30 @@ def test_arp_requests_and_answers_are_described():
 
 
 def test_icmp_messages_are_described():
-    assert (other("ICMP").proto, other("ICMP").info, other("ICMP").sport) == ("ICMP", "unreachable, port", None)
-    assert (other("ICMPv6").proto, other("ICMPv6").info) == ("ICMPv6", "unreachable, port")
-    assert other("neighbour").info == "neighbor solicitation"
+    assert (other("ICMP").proto, other("ICMP").sport) == ("ICMP", None)
+    assert other("neighbour").info == "neighbor solicitation fe80::1"
     assert decode(raw(V4 / ICMP(type=200, code=9)), 101).info == "type 200, code 9"
+
+
+@pytest.mark.parametrize(
+    ("packet", "info"),
+    [
+        (V4 / ICMP(type=3, code=3) / IP(src="1.1.1.1", dst="2.2.2.2") / UDP(sport=5, dport=6),
+         "unreachable, port: UDP 1.1.1.1:5 > 2.2.2.2:6"),
+        (V4 / ICMP(type=11) / raw(IP(src="1.1.1.1", dst="2.2.2.2") / TCP(sport=5, dport=80))[:28],
+         "time exceeded, in transit: TCP 1.1.1.1:5 > 2.2.2.2:80"),
+        (V4 / ICMP(type=3, code=4, nexthopmtu=1400) / IP(src="1.1.1.1", dst="2.2.2.2", proto=50),
+         "unreachable, fragmentation needed, MTU 1400: ESP 1.1.1.1 > 2.2.2.2"),
+        (V4 / ICMP(type=3, code=1), "unreachable, host"),
+        (V4 / ICMP(type=3, code=1) / b"\x45", "unreachable, host: IPv4"),
+        (V6 / ICMPv6PacketTooBig(mtu=1280) / IPv6(src="::1", dst="::2") / UDP(sport=5, dport=6),
+         "packet too big, MTU 1280: UDP [::1]:5 > [::2]:6"),
+        (V6 / ICMPv6DestUnreach(code=4) / IPv6(src="::1", dst="::2") / ICMPv6EchoRequest(id=7, seq=8),
+         "unreachable, port: ICMPv6 ::1 > ::2 echo request, id 7, seq 8"),
+    ],
+)  # fmt: skip
+def test_icmp_errors_show_the_packet_that_caused_them(packet, info):
+    assert decode(raw(packet), 101).info == info
 
 
 def test_ip_options_and_extension_headers_are_skipped():
@@ -1088,8 +1110,9 @@ INNER_TEXT = "UDP 10.0.0.1:1 > 10.0.0.2:2"
         (IP(proto=47) / (b"\x30\0\x08\0" + bytes(8) + INNER), "GRE"),
         (IP(proto=47) / (b"\0\0\x65\x58" + raw(Ether(type=0x0800)) + INNER), "GRE"),
         (UDP(dport=4789) / (b"\x08" + bytes(7) + raw(Ether(type=0x0800)) + INNER), "UDP"),
+        (UDP(dport=8472) / (b"\x08" + bytes(7) + raw(Ether(type=0x0800)) + INNER), "UDP"),
     ],
-    ids=["IP in IP", "GRE", "GRE with key and sequence", "GRE with Ethernet", "VXLAN"],
+    ids=["IP in IP", "GRE", "GRE with key and sequence", "GRE with Ethernet", "VXLAN", "VXLAN on Linux' older port"],
 )
 def test_tunnels_show_the_outer_addresses_and_the_inner_packet(outer, proto):
     packet = decode(raw(ETHER / tunnelled(outer)), 1)
