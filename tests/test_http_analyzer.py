@@ -176,7 +176,7 @@ def random_wire(rng, pairs, pipelined, how):
 
 
 def mixed(rng, frames, window):
-    late = sorted(enumerate(frames[3:]), key=lambda each: each[0] + rng.random() * window)
+    late = sorted(enumerate(frames[3:]), key=lambda item: item[0] + rng.random() * window)
     return frames[:3] + [frame for _, frame in late]
 
 
@@ -189,7 +189,7 @@ def test_segmentation_order_and_repetition_do_not_change_the_exchanges(seed):
     for how in range(3):
         frames = random_wire(rng, pairs, rng.random() < 0.5, how)
         again = [(0, frame) for frame in frames] + [(rng.random() * 20, frame) for frame in frames]
-        again = sorted(enumerate(again), key=lambda each: each[0] % len(frames) + each[1][0])
+        again = sorted(enumerate(again), key=lambda item: item[0] % len(frames) + item[1][0])
         assert exchange_lines(frames) == truth
         assert exchange_lines(mixed(rng, frames, 8)) == truth
         assert exchange_lines([frame for _, (_, frame) in again]) == truth

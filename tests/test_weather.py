@@ -558,19 +558,19 @@ def everything_of(error):
     """Return the text of an exception and of its chain."""
     seen, todo, texts = set(), [error], []
     while todo:
-        thing = todo.pop()
-        if id(thing) in seen or isinstance(thing, str | bytes | int | float | type | None.__class__):
-            texts.append(thing)
+        value = todo.pop()
+        if id(value) in seen or isinstance(value, str | bytes | int | float | type | None.__class__):
+            texts.append(value)
             continue
-        seen.add(id(thing))
-        texts += [repr(thing), str(thing)]
-        if isinstance(thing, BaseException):
-            texts += traceback.format_exception(thing)
-            todo += [thing.__context__, thing.__cause__, *thing.args, *getattr(thing, "__notes__", [])]
-        if isinstance(thing, dict | list | tuple):
-            todo += thing.values() if isinstance(thing, dict) else thing
-        if type(thing).__module__.split(".")[0] in ("requests", "urllib3", "weather", "json", "http"):
-            held = getattr(thing, "__dict__", {})
+        seen.add(id(value))
+        texts += [repr(value), str(value)]
+        if isinstance(value, BaseException):
+            texts += traceback.format_exception(value)
+            todo += [value.__context__, value.__cause__, *value.args, *getattr(value, "__notes__", [])]
+        if isinstance(value, dict | list | tuple):
+            todo += value.values() if isinstance(value, dict) else value
+        if type(value).__module__.split(".")[0] in ("requests", "urllib3", "weather", "json", "http"):
+            held = getattr(value, "__dict__", {})
             todo += [value for name, value in held.items() if name not in ("connection", "pool", "_pool")]
     return " ".join(map(repr, texts))
 
