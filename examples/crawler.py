@@ -16,20 +16,20 @@ import urllib.robotparser
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # The scripts are in the parent folder.
 from async_client import exchange, explain, printable
 
-LINK = re.compile(r"""<a\s[^<>]*?href\s*=\s*["']?([^\s"'<>]+)""", re.IGNORECASE)
+# A link, or the target of a redirect (RFC 9110 section 15.4)
+LINK = re.compile(r"""(?:\nLocation:\s*|<a\s[^<>]*?href\s*=\s*["']?)([^\s"'<>]+)""", re.IGNORECASE)
 CONCURRENCY, MAX_DEPTH, MAX_PAGES = 4, 5, 500
 
 
 async def fetch(url: str) -> tuple[str, str]:
-    """Return (status, body) of a page. With HTTP/1.0, the server closes the connection after the page."""
+    """Return (status, whole response) of a page. With HTTP/1.0, the server closes the connection after the page."""
     host, path = urllib.parse.urlsplit(url), urllib.parse.quote([*url.split("/", 3), ""][3], safe="/?&=%+:@,;~")
     request = f"GET /{path} HTTP/1.0\r\nHost: {host.netloc}\r\nUser-Agent: crawler\r\n\r\n"
     try:
         reply = await exchange(host.hostname or "", host.port or 80, request.encode(), half_close=False)
     except (OSError, ValueError) as error:
         return explain(error), ""
-    text = reply.decode("utf-8", "replace")
-    return text[9:12], text.partition("\r\n\r\n")[2]
+    return reply[9:12].decode("utf-8", "replace"), reply.decode("utf-8", "replace")
 
 
 async def crawl(start: str) -> bool:
@@ -37,14 +37,14 @@ async def crawl(start: str) -> bool:
     site = "/".join(start.split("/", 3)[:3]) + "/"
     status, rules = await fetch(f"{site}robots.txt")
     robots, slots = urllib.robotparser.RobotFileParser(), asyncio.Semaphore(CONCURRENCY)
-    robots.parse(rules.splitlines() if status == "200" else [])
+    robots.parse(rules.partition("\r\n\r\n")[2].splitlines() if status == "200" else [])
     visited, links = dict[str, str](), dict[str, None]()  # the status of each URL, and all URLs
 
     async def visit(url: str) -> None:
         async with slots:
-            visited[url], body = await fetch(url)
+            visited[url], page = await fetch(url)
         print(printable(f"{visited[url]} {url}"), flush=True)
-        for link in LINK.findall(body):
+        for link in LINK.findall(page):
             with contextlib.suppress(ValueError):  # An invalid link does not end the crawl.
                 links[urllib.parse.urldefrag(urllib.parse.urljoin(url, link)).url] = None
 

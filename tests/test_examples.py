@@ -18,8 +18,9 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SITE = {
     "/": '<a href="http://[">invalid</a> <a href="/a">a</a> <A HREF=b.html>b</A> '
     '<a href="http://other.invalid/">other</a> <a href="/secret/x">x</a>',
-    "/a": '<a href="/">home</a> <a href="/missing#part">m</a>',
+    "/a": '<a href="/">home</a> <a href="/missing#part">m</a> <a href="/old">moved</a>',
     "/b.html": "no links",
+    "/new": "no links",
     "/robots.txt": "User-agent: *\nDisallow: /secret/\n",
 }
 
@@ -39,7 +40,11 @@ def site():
         def do_GET(self):
             paths.append(self.path)
             body = SITE.get(self.path, "").encode()
-            self.send_response(200 if body else 404)
+            if self.path == "/old":
+                self.send_response(301)
+                self.send_header("Location", "/new")
+            else:
+                self.send_response(200 if body else 404)
             self.end_headers()
             self.wfile.write(body)
 
@@ -121,13 +126,13 @@ def test_the_framed_protocols_client_reports_that_no_server_runs(example):
     assert re.fullmatch(r"framed_protocol.py: error: .*refused.*\n", err)
 
 
-def test_the_crawler_follows_the_links_of_one_host_once_and_respects_robots_txt(example, site):
+def test_the_crawler_follows_links_and_redirects_on_one_host_once_and_respects_robots_txt(example, site):
     url, paths = site
     code, out, err = example("crawler", f"{url}/").finish()
     assert sorted(out.splitlines()) == sorted(
-        [f"200 {url}/", f"200 {url}/a", f"200 {url}/b.html", f"404 {url}/missing"]
+        [f"200 {url}/", f"200 {url}/a", f"200 {url}/b.html", f"200 {url}/new", f"301 {url}/old", f"404 {url}/missing"]
     )
-    assert sorted(paths) == ["/", "/a", "/b.html", "/missing", "/robots.txt"]
+    assert sorted(paths) == ["/", "/a", "/b.html", "/missing", "/new", "/old", "/robots.txt"]
     assert (code, err) == (1, "")  # A page is missing.
     assert example("crawler", f"{url}/b.html").finish() == (0, f"200 {url}/b.html\n", "")
 
