@@ -35,6 +35,7 @@ TEN_LINES = ROOT / "tests" / "ten_lines" / "http_analyzer.py"
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 GET = b"GET /%d HTTP/1.1\r\nHost: example.com\r\n\r\n"
 OK = b"HTTP/1.1 %d OK\r\nContent-Length: 5\r\n\r\nhello"
+STATUS = b"HTTP/1.1 200 OK\r\n"
 
 
 class Wire:
@@ -420,10 +421,13 @@ LAYERS = {
     "offload": lambda packet: [(1.0, 101, packet[:2] + bytes(2) + packet[4:])],
     "padding": lambda packet: [(1.0, 1, bytes(12) + IP4 + packet + b"padding")],
     "IPv6": link(b"", 229),
+    "IPv6 offload": lambda packet: [(1.0, 101, packet[:4] + bytes(2) + packet[6:])],
     "IPv6 extensions": extended,
     "IPv6 fragments": fragments6,
     "6in4": in_ipv4,
     "LLC and SNAP": link(bytes(12) + b"\0\x40" + SNAP + IP4, 1),
+    "MPLS, Ethernet": link(bytes(12) + b"\x88\x48" + b"\0\1\1\x40" + b"\2" * 12 + IP4, 1),
+    "MPLS, control word, Ethernet": link(bytes(12) + b"\x88\x47" + b"\0\1\1\x40" + bytes(4) + b"\2" * 12 + IP4, 1),
     "MPLS, two labels": link(bytes(12) + b"\x88\x47" + b"\0\1\0\x40\0\2\1\x40", 1),
     "NFLOG": link(b"\2\0\0\0" + b"\5\0\x0a\0x\0\0\0" + b"\x44\0\x09\0", 239),
     "GRE": lambda packet: outer(47, b"\0\0\x08\0" + packet),
@@ -433,6 +437,7 @@ LAYERS = {
     "VXLAN": lambda packet: outer(17, datagram(4789, b"\x08" + bytes(19) + IP4 + packet)),
     "Geneve": lambda packet: outer(17, datagram(6081, b"\1\0\x65\x58" + bytes(20) + IP4 + packet)),
     "GTP-U": lambda packet: outer(17, datagram(2152, b"\x32\xff" + bytes(10) + packet)),
+    "GTP-U, extension": lambda packet: outer(17, datagram(2152, b"\x34\xff" + bytes(9) + b"\x85\1\0\0\0" + packet)),
     "L2TP": lambda packet: outer(17, datagram(1701, b"\0\2" + bytes(4) + b"\xff\3\0\x21" + packet)),
     "AH": lambda packet: outer(51, b"\4\4" + bytes(22) + packet),
     "IP in IP": lambda packet: outer(4, packet),
@@ -444,7 +449,7 @@ def test_a_link_layer(name):
     addresses = (
         {"client": ("fd00::1", 40000), "server": ("fd00::2", 80)} if "6" in name[:5] and "802" not in name else {}
     )
-    addresses = addresses if name in ("IPv6", "IPv6 extensions", "IPv6 fragments", "6in4") else {}
+    addresses = addresses if name in ("IPv6", "IPv6 offload", "IPv6 extensions", "IPv6 fragments", "6in4") else {}
     wire = Wire(**addresses)
     frames = [
         *LAYERS[name](wire.packet(0, 500, 900, ACK, GET % 1)),
@@ -453,6 +458,15 @@ def test_a_link_layer(name):
     (exchange,) = exchanges(frames)
     assert brief(exchange) == ("GET", "/1", 200, 0, 5, ())
     assert exchange.client == ("[fd00::1]:40000" if addresses else "10.0.0.1:40000")
+
+
+def test_an_identification_can_be_used_again():
+    wire = Wire()
+    for number in range(3):
+        packet = wire.packet(0, wire.seq[0], 0, ACK, GET % number)
+        wire.frames += fragments(packet)
+        wire.seq[0] += len(GET % number)
+    assert [exchange.target for exchange in exchanges(wire.frames)] == ["/0", "/1", "/2"]
 
 
 def test_frames_without_tcp_are_skipped():
@@ -488,6 +502,41 @@ def test_a_reused_port_is_a_new_connection(end):
 def test_a_reset_cuts_off():
     wire = Wire().open().send(0, GET % 1).send(1, (OK % 200)[:-2]).put(1, RST | ACK)
     assert [brief(exchange) for exchange in exchanges(wire.frames)] == [("GET", "/1", 200, 0, 3, ("cut off",))]
+
+
+@pytest.mark.parametrize(
+    ("response", "end", "expected"),
+    [
+        (STATUS + b"\r\nab", (1, FIN | ACK), ("GET", "/1", 200, 0, 2, ())),
+        (STATUS + b"Content-Length: 9\r\n\r\nab", (1, RST | ACK), ("GET", "/1", 200, 0, 2, ("cut off",))),
+        (b"", None, ("GET", "/1", None, 0, None, ("no response",))),
+    ],
+    ids=["FIN of the server", "RST", "both FINs"],
+)
+def test_an_exchange_is_reported_when_the_connection_ends(response, end, expected):
+    wire = Wire().open().send(0, GET % 1).send(1, response)
+    wire = wire.put(*end) if end else wire.close()
+    other = Wire(client=("10.0.0.9", 1)).put(0, SYN, ack=0).frames[0]
+    analyzer = HTTPAnalyzer()
+    fed = [exchange for frame in wire.frames for exchange in analyzer.feed(*frame)]
+    fed += analyzer.feed(wire.time + 5, *other[1:])
+    assert [brief(exchange) for exchange in fed] == [expected]
+
+
+def test_data_after_a_fin_is_ignored():
+    wire = Wire().open().send(0, GET % 1).send(1, OK % 201).put(1, FIN | ACK).send(1, OK % 202).send(0, GET % 2)
+    assert pairs_in(exchanges(wire.frames)) == [("/1", 201), ("/2", None)]
+
+
+def test_a_lost_response_at_the_beginning_of_a_capture_is_not_replaced_by_the_next_one():
+    wire = Wire().send(0, GET % 1 + GET % 2).send(1, OK % 201).send(1, OK % 202).put(0, ACK)
+    assert ("/1", 202) not in pairs_in(exchanges([wire.frames[0], *wire.frames[2:]]))
+
+
+def test_acknowledgements_alone_open_no_connection():
+    analyzer = HTTPAnalyzer()
+    analyzer.feed(*Wire().put(0, ACK).frames[0])
+    assert len(analyzer._conversations) == 0
 
 
 def test_segments_after_a_reset_are_no_new_connection():
@@ -565,7 +614,6 @@ def test_idle_connections_are_dropped_and_reported():
 
 
 GET_ROOT = b"GET / HTTP/1.1\r\n\r\n"
-STATUS = b"HTTP/1.1 200 OK\r\n"
 CASES = {
     "any method": (b"BREW /pot HTTP/1.1\r\n\r\n", b"HTTP/1.1 418 I'm\r\n\r\n", ("BREW", "/pot", 418, 0, 0, ())),
     "HEAD": (b"HEAD / HTTP/1.1\r\n\r\n", STATUS + b"Content-Length: 9\r\n\r\n", ("HEAD", "/", 200, 0, 0, ())),
@@ -582,6 +630,12 @@ CASES = {
         ("GET", "/", 200, 0, 0, ("malformed",)),
     ),
     "a coding": (GET_ROOT, STATUS + b"Transfer-Encoding: gzip\r\n\r\nab", ("GET", "/", 200, 0, 2, ())),
+    "no coding": (GET_ROOT, STATUS + b"Transfer-Encoding:\r\nContent-Length: 2\r\n\r\nab", ("GET", "/", 200, 0, 2, ())),
+    "identity": (
+        GET_ROOT,
+        STATUS + b"Transfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nab",
+        ("GET", "/", 200, 0, 2, ()),
+    ),
     "folded": (
         GET_ROOT,
         STATUS + b"Transfer-Encoding: x,\r\n chunked\r\n\r\n0001\r\na\r\n0\r\n\r\n",
@@ -618,6 +672,20 @@ def test_a_message(requests, responses, expected):
 def test_the_url_of_a_request(request_head, url, host):
     (exchange,) = one(request_head + b"\r\n\r\n", b"HTTP/1.1 404 Not Found\r\n\r\n")
     assert (exchange.url, exchange.host) == (url, host)
+
+
+@pytest.mark.parametrize(
+    ("requests", "responses", "version", "reason"),
+    [
+        (GET_ROOT, b"HTTP/1.0 200 All is well\r\n\r\n", "1.1", "All is well"),
+        (b"", b"HTTP/1.0 200\r\n\r\n", "1.0", ""),
+        (b"", b"HTTP/1.1 200 \r\n\r\n", "1.1", ""),
+        (b"", b"ICY 200 OK\r\n\r\n", "1.0", "OK"),
+    ],
+)
+def test_the_version_is_that_of_the_request_if_there_is_one(requests, responses, version, reason):
+    (exchange,) = one(requests, responses)
+    assert (exchange.version, exchange.reason) == (version, reason)
 
 
 def test_all_fields_of_an_exchange():
@@ -699,6 +767,7 @@ RULES = {
     "4: one request still gets its response": (["R1", "LOST A", "A1"], {("/1", 201)}),
     "4: of several requests none does": (["R1", "R2", "LOST A", "A2"], {("/1", None), ("/2", None), (None, 202)}),
     "5: a turn ends what may be answered": (["R1", "LOST A", "TURN", "R2", "A2"], {("/1", None), ("/2", 202)}),
+    "5: a turn keeps a request before a loss": (["R1", "LOST R", "TURN", "A1"], {("/1", 201)}),
     "5: a turn removes lost requests": (["LOST R", "A1", "TURN", "R2", "A2"], {(None, 201), ("/2", 202)}),
     "6: pipelining and a loss": (["R1", "R2", "LOST R", "A1", "A2", "A3", "TURN", "R4", "A4"],
                                  {("/1", 201), ("/2", 202), (None, 203), ("/4", None), (None, 204)}),
@@ -835,20 +904,57 @@ def test_a_request_has_no_body_that_ends_with_the_connection(field):
     assert pairs_of(*turns) == [("/0", 200), ("/1", 201)]
 
 
-def test_http_inside_a_tunnel_and_after_a_refused_one():
-    connect = b"CONNECT h:80 HTTP/1.1\r\n\r\n"
-    turns = [(0, connect), (1, b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n"), (0, connect)]
-    turns += [(1, b"HTTP/1.1 200 OK\r\n\r\n"), (0, GET % 1), (1, OK % 201)]
-    assert pairs_of(*turns) == [("h:80", 407), ("h:80", 200), ("/1", 201)]
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+PUT = b"PUT /0 HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n"
+CONNECT, CONNECTED = b"CONNECT h:80 HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"
+REFUSED = b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n"
+NINE = STATUS + b"Content-Length: 9\r\n\r\n"
+JUNK = b"\0\n" * 20_000
+IN_TUNNEL, FIRST, SECOND = ("h:80", 200, 0, 0), ("/1", 201, 0, 5), ("/2", 202, 0, 5)
+# What client and server send in turn; and target, status, request bytes and response bytes of each exchange
+CONVERSATIONS = {
+    "a body after 100 (Continue)": (
+        [PUT, b"HTTP/1.1 100 Continue\r\n\r\n", b"0123456789", OK % 201], [("/0", 201, 10, 5)],
+    ),
+    "an early answer to a body": (
+        [PUT + b"01234", REFUSED, b"56789" + GET % 2, OK % 202], [("/0", 407, 5, 0), SECOND],
+    ),
+    "a request during a response": ([GET % 1, (OK % 201)[:-3], GET % 2, b"llo" + OK % 202], [FIRST, SECOND]),
+    "a request during a head": ([GET % 1, (OK % 201)[:-9], GET % 2, (OK % 1)[-9:] + OK % 202], [FIRST, SECOND]),
+    "pipelining later": (
+        [GET % 0, OK % 200, GET % 1 + GET % 2, OK % 201 + OK % 202], [("/0", 200, 0, 5), FIRST, SECOND],
+    ),
+    "trailer fields": (
+        [GET % 0 + GET % 2, CHUNKED + b"A: b\r\nC: d\r\n\r\n" + OK % 202], [("/0", 200, 0, 1), SECOND],
+    ),
+    "no end of the trailer": ([GET % 0 + GET % 2, CHUNKED + OK % 202], [("/0", 200, 0, 1), SECOND]),
+    "a tunnel after a refused one": (
+        [CONNECT, REFUSED, CONNECT, CONNECTED, GET % 1, OK % 201], [("h:80", 407, 0, 0), IN_TUNNEL, FIRST],
+    ),
+    "a request behind a refused CONNECT": (
+        [CONNECT + GET % 1, REFUSED, b"", OK % 201], [("h:80", 407, 0, 0), FIRST],
+    ),
+    "a request behind a CONNECT": ([CONNECT + GET % 1, CONNECTED, b"", OK % 201], [IN_TUNNEL, FIRST]),
+    "a server that begins in a tunnel": ([CONNECT, CONNECTED + b"220 a\r\n", b"HELO\r\n", OK % 201], [IN_TUNNEL]),
+    "a client that begins in a tunnel": ([CONNECT, CONNECTED, b"\0\1", b"\2", GET % 1, OK % 201], [IN_TUNNEL]),
+    "HEAD with a body": ([b"HEAD /0 HTTP/1.1\r\n\r\n", OK % 200, GET % 1, OK % 201], [("/0", 200, 0, 0), FIRST]),
+    "responses to HEAD alone": ([b"", NINE + OK % 201], [(None, 200, None, 0), (None, 201, None, 5)]),
+    "chunked responses to HEAD alone": ([b"", CHUNKED[:-9] + OK % 201], [(None, 200, None, 0), (None, 201, None, 5)]),
+    "SHOUTcast": ([GET % 1, b"ICY 200 OK\r\nicy-name: x\r\n\r\nmusic"], [("/1", 200, 0, 5)]),
+    "an odd method after junk": (
+        [GET % 1 + b"\0\n", OK % 201, b"BREW /2 HTTP/1.1\r\n\r\n", OK % 202], [FIRST, SECOND],
+    ),
+    "junk of any length": ([GET % 1, OK % 201 + JUNK, b"", JUNK, GET % 2, OK % 202], [FIRST, SECOND]),
+}  # fmt: skip
 
 
-def test_a_head_response_with_a_body_does_not_shift_later_pairs():
-    turns = [(0, b"HEAD /0 HTTP/1.1\r\n\r\n"), (1, OK % 200), (0, GET % 1), (1, OK % 201)]
-    assert pairs_of(*turns) == [("/0", 200), ("/1", 201)]
-
-
-def test_shoutcast():
-    assert pairs_of((0, GET % 1), (1, b"ICY 200 OK\r\nicy-name: x\r\n\r\nmusic")) == [("/1", 200)]
+@pytest.mark.parametrize(("turns", "expected"), CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_a_conversation(turns, expected):
+    wire = Wire().open()
+    for side, data in zip(itertools.cycle((0, 1)), turns, strict=False):
+        wire.send(side, data)
+    result = exchanges(wire.close().frames)
+    assert [brief(exchange)[1:5] for exchange in result] == expected
 
 
 def test_a_reset_outside_the_window_and_one_that_both_ends_ignore_end_nothing():
@@ -889,7 +995,7 @@ def test_a_body_is_decoded(head, body, text):
 
 
 def test_a_body_stays_within_its_limit_even_if_it_is_a_gzip_bomb():
-    bomb = gzip.compress(bytes(50_000_000))
+    bomb = gzip.compress(bytes(100_001)) + gzip.compress(bytes(50_000_000))  # The first member reaches the limit.
     tracemalloc.start()
     exchange = bodies_of(b"Content-Encoding: gzip\r\n", bomb, max_body_bytes=100_000)
     assert tracemalloc.get_traced_memory()[1] < 5_000_000
@@ -920,6 +1026,14 @@ def test_all_bodies_stay_within_one_limit_and_none_is_kept_without_the_option(mo
         assert sum(len(message.body) for message in messages) == limit
 
 
+def test_printed_bodies_do_not_count_against_the_limit(monkeypatch):
+    monkeypatch.setattr(http_analyzer, "MAX_BODIES_BYTES", 10)
+    wire = Wire().open()
+    for number in range(5):
+        wire.send(0, GET % number).send(1, OK % 200)
+    assert [exchange.response_body.is_cut for exchange in exchanges(wire.frames, bodies=True)] == [False] * 5
+
+
 def test_save_makes_safe_names_and_overwrites_nothing(run, tmp_path):
     wire = Wire().open()
     for target in (b"/a/b.txt?q", b"/a/b.txt", b"/../../etc/passwd", b"/" + b"x" * 900 + b".html", b"/%00\x1b"):
@@ -937,6 +1051,17 @@ def test_save_makes_safe_names_and_overwrites_nothing(run, tmp_path):
     assert f"-> {folder}" in run("http_analyzer.py", "-r", path, "--save", folder)[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "number", "numbered"),
+    [
+        ("a", 0, "a"), ("a", 2, "a-2"), ("a.b.c", 2, "a.b-2.c"), ("a.b_c", 2, "a.b_c-2"), (".a", 2, ".a-2"),
+        ("a." + "b" * 11, 2, "a." + "b" * 11 + "-2"), ("a" * 300 + ".b", 2, "a" * 251 + "-2.b"),
+    ],
+)  # fmt: skip
+def test_a_number_stands_before_the_extension(name, number, numbered):
+    assert http_analyzer.numbered(name, number) == numbered
+
+
 @pytest.mark.parametrize("options", [[], ["--format", "combined"], ["--json", "--summary"]])
 def test_a_warning_names_the_formats_that_have_bodies(run, capture, options):
     status, _, errors = run("http_analyzer.py", "-r", capture, "--bodies", *options)
@@ -947,6 +1072,8 @@ def test_a_warning_names_the_formats_that_have_bodies(run, capture, options):
 def test_bodies_in_json_and_har(run, tmp_path):
     post = b"POST /p HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nhi"
     path = save(tmp_path / "a", Wire().open().send(0, post).send(1, (OK % 200)[:-5] + b"\xff\0abc").frames)
+    (entry,) = json.loads(run("http_analyzer.py", "-r", path, "--format", "har")[1])["log"]["entries"]
+    assert ("postData" in entry["request"], "text" in entry["response"]["content"]) == (False, False)
     line = json.loads(run("http_analyzer.py", "-r", path, "--json", "--bodies")[1])
     assert (line["request_body"], line["request_body_encoding"]) == ("hi", None)
     assert (line["response_body"], line["response_body_encoding"]) == ("/wBhYmM=", "base64")
@@ -956,12 +1083,29 @@ def test_bodies_in_json_and_har(run, tmp_path):
     assert entry["response"]["content"]["encoding"] == "base64"
 
 
+def test_bodies_that_do_not_exist_are_null(run, tmp_path):
+    path = save(tmp_path / "a", Wire().open().send(0, GET % 1).frames)
+    line = json.loads(run("http_analyzer.py", "-r", path, "--json", "--bodies")[1])
+    assert [line[f"{side}_body{end}"] for side in ("request", "response") for end in ("", "_encoding")] == [None] * 4
+
+
 def test_frames_that_cannot_be_read_are_counted_by_kind(run, tmp_path):
     esp = b"\x45\0\0\x1c\0\0\0\0\x40\x32\0\0" + bytes(16)
-    path = save(tmp_path / "a", [(1.0, 1, bytes(12) + IP4 + esp + bytes(40))] * 3)
-    assert "3 frames of IP protocol 50 (ESP) not read" in run("http_analyzer.py", "-r", path)[2]
+    others = [outer(1, bytes(8))[0][2], outer(17, datagram(53, b""))[0][2]]  # ICMP and DNS cannot carry TCP.
+    frames = [*[esp + bytes(40)] * 3, *others, bytes(28)]
+    path = save(tmp_path / "a", [(1.0, 1, bytes(12) + IP4 + frame) for frame in frames])
+    assert (
+        run("http_analyzer.py", "-r", path)[2] == "http_analyzer.py: info: 3 frames of IP protocol 50 (ESP) not read\n"
+    )
     path = save(tmp_path / "b", [(1.0, 147, bytes(60))])
     assert "1 frame of link type 147 not read" in run("http_analyzer.py", "-r", path)[2]
+
+
+def test_kinds_of_frames_that_cannot_be_read_are_limited():
+    analyzer = HTTPAnalyzer()
+    for linktype in range(1_000, 1_200):
+        analyzer.feed(1.0, linktype, bytes(60))
+    assert (len(analyzer.unread), analyzer.unread["of other kinds"]) == (101, 100)
 
 
 # Limits
@@ -1004,6 +1148,17 @@ def far_ahead():
         wire.frames.clear()
 
 
+def unfinished_datagrams():
+    for number in range(5_000):
+        yield 1.0, 101, struct.pack("!BBHHHBBH8s", 0x45, 0, 1_420, number, 0x2000, 9, 6, 0, b"addresse") + bytes(1_400)
+
+
+def overlapping_fragments():
+    for number in range(250):
+        head = struct.pack("!BBHHHBBH8s", 0x45, 0, 60_020, 7, 0x2000 | number, 9, 6, 0, b"addresse")
+        yield 1.0, 101, head + bytes(60_000)
+
+
 @pytest.mark.parametrize(
     ("frames", "most_mb", "drops"),
     [
@@ -1011,6 +1166,8 @@ def far_ahead():
         (endless_heads, 35, True),
         (pipelined_forever, 3, False),
         (far_ahead, 3, False),
+        (unfinished_datagrams, 1, False),
+        (overlapping_fragments, 1, False),
     ],
 )
 def test_hostile_traffic_stays_within_the_memory_limit(frames, most_mb, drops, monkeypatch):
@@ -1151,6 +1308,28 @@ def test_a_line_shows_the_milliseconds_of_the_packet(capture):
         assert line.split()[0].endswith(f".{number:03}")
 
 
+def test_text_of_half_an_exchange(capture):
+    exchange = next(iter(analyze(str(capture))))
+    request = exchange._replace(status=None, duration_s=None, response_bytes=None, problems=("no response",))
+    response = exchange._replace(method=None, url=None, duration_s=None, problems=("no request", "gap"))
+    lines = [http_analyzer.text_line(half).split(maxsplit=1)[1] for half in (request, response)]
+    assert lines[0] == "-          -           - GET http://example.com/0 [no response]"
+    assert lines[1] == "200          -         5 B - 10.0.0.2:80 [no request] [gap]"
+
+
+@pytest.mark.parametrize(
+    ("environment", "colors"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"NO_COLOR": ""}, True)],
+)
+def test_colors_are_for_terminals_that_want_them(environment, colors, monkeypatch, capture):
+    monkeypatch.setattr(os, "isatty", lambda _: True)
+    monkeypatch.setattr(os, "environ", {"TERM": "xterm"} | environment)
+    assert http_analyzer.wants_colors() == colors
+    exchange = next(iter(analyze(str(capture))))
+    lines = [http_analyzer.text_line(exchange._replace(status=status), colors=True) for status in (399, 400, 500)]
+    assert [re.findall("\x1b\\[(\\d+)m", line) for line in lines] == [[], ["33", "0"], ["31", "0"]]
+
+
 def test_control_characters_are_escaped_in_every_format(run, tmp_path):
     evil = "GET /\x1b[31m\x9b\u202e HTTP/1.1\r\nHost: a\x07\r\nX: \x1b]0;\r\n\r\n".encode()
     path = save(tmp_path / "evil", Wire().open().send(0, evil).send(1, b"HTTP/1.1 200 \x1b[2J\r\n\r\n").frames)
@@ -1217,7 +1396,8 @@ def check_har(har):
 def test_har(run, tmp_path):
     _, out, _ = run("http_analyzer.py", "-r", odd_capture(tmp_path), "--format", "har")
     first, second = check_har(json.loads(out))
-    assert first["response"]["bodySize"] == 5
+    assert (first["response"]["status"], first["response"]["bodySize"]) == (200, 5)
+    assert first["response"]["headers"] == [{"name": "Content-Length", "value": "5"}]
     assert (second["response"]["status"], second["response"]["bodySize"]) == (0, -1)
     assert second["request"]["queryString"] == [{"name": "q", "value": "1"}]
 
@@ -1240,6 +1420,14 @@ def test_har_has_no_url_that_browsers_refuse(head, url):
     entry = json.loads(http_analyzer.har_entry(exchange))
     assert entry["request"]["url"] == url
     assert (entry["serverIPAddress"], entry["connection"], entry["_client"]) == ("10.0.0.2", "80", "10.0.0.1:40000")
+
+
+def test_har_of_a_response_without_a_request():
+    response = b"HTTP/1.1 301 -\r\nContent-Length: 0\r\nLocation: /x\r\n\r\n"
+    (exchange,) = exchanges(frames_of(b"", response), headers=True)
+    entry = json.loads(http_analyzer.har_entry(exchange))
+    assert (entry["request"]["url"], entry["response"]["redirectURL"]) == ("http://10.0.0.2:80/", "/x")
+    assert entry["comment"] == "no request"
 
 
 def test_a_har_without_entries_is_valid(run, tmp_path):
@@ -1282,6 +1470,38 @@ def test_the_summary(run, tmp_path):
         assert words in lines
     assert ["1", "no", "response:"] in [words[:3] for words in lines]
     assert sum(words[-1:] == ["http://10.0.0.2:80/unanswered"] and words[0] == "1" for words in lines) == 1
+
+
+def test_the_summary_counts_what_exceeds_its_limits_together(monkeypatch, capture):
+    monkeypatch.setattr(http_analyzer, "MAX_HOSTS", 12)
+    monkeypatch.setattr(http_analyzer, "MAX_METHODS", 2)
+    monkeypatch.setattr(http_analyzer, "MAX_URLS", 3)
+    exchange = next(iter(analyze(str(capture))))
+    summary = http_analyzer.Summary()
+    for number in range(15):
+        changes = {"host": f"h{number}", "method": f"M{number}", "url": f"http://h/{number}", "request_bytes": 2}
+        summary.add(exchange._replace(**changes))
+    summary.add(exchange._replace(method=None, host=None, url=None, request_bytes=None))
+    assert summary.as_dict()["methods"] == {"M0": 1, "M1": 1, "(others)": 14}
+    assert (summary.as_dict()["request_bytes"], summary.as_dict()["hosts"]["(others)"]) == (30, 4)
+    assert summary.as_dict()["frequent_urls"][0]["url"] == "(other URLs)"
+    lines = [line.split() for line in summary.lines()]
+    assert ["3", "others", "3", "18.8%"] in lines
+
+
+def test_a_summary_without_responses_has_no_times(run, tmp_path):
+    path = save(tmp_path / "a", Wire().open().send(0, GET % 1).frames)
+    status, out, err = run("http_analyzer.py", "-r", path, "--summary")
+    assert (status, err, "response times" in out) == (0, "", False)
+    summary = json.loads(run("http_analyzer.py", "-r", path, "--summary", "--json")[1])
+    assert (summary["response_times"], summary["histogram"]) == (None, [])
+    assert summary["frequent_urls"][0] == {
+        "url": "http://example.com/1",
+        "count": 1,
+        "p50_s": None,
+        "p95_s": None,
+        "max_s": None,
+    }
 
 
 def test_no_percentile_is_above_the_maximum_and_urls_are_counted_without_their_query(run, tmp_path):
