@@ -1560,9 +1560,9 @@ class Conversation:
         seq, _, time, _, is_fin, data, cut = segment
         data = data[stream.next - seq :] if seq < stream.next else data
         cut = min(cut, seq - segment[1] - stream.next)
-        if data and not stream.has_fin:
+        if data:
             self.deliver(stream, time, data)
-        if cut and not stream.has_fin:
+        if cut:
             self._pass_gap(stream, cut, "snapshot length")
         if is_fin:
             stream.next += 1

@@ -198,16 +198,17 @@ def test_segmentation_order_and_repetition_do_not_change_the_exchanges(seed):
 
 
 def overlapping(rng, frames):
-    """Every segment again, with some of the bytes before it."""
+    """Every segment with some of the bytes before it, as in a retransmission."""
     sent = {}
     for when, linktype, frame in frames:
-        yield when, linktype, frame
         data, key = frame[54:], frame[26:38]
         if data and sent.get(key):
             more = sent[key][-rng.randrange(1, len(sent[key]) + 1) :]
             seq = struct.unpack_from("!I", frame, 38)[0] - len(more)
             head = frame[:16] + struct.pack("!H", 40 + len(more + data)) + frame[18:38] + struct.pack("!I", seq % 2**32)
             yield when, linktype, head + frame[42:54] + more + data
+        else:
+            yield when, linktype, frame
         sent[key] = (sent.get(key, b"") + data)[-400:]
 
 
@@ -293,6 +294,14 @@ def test_of_two_gaps_the_request_comes_first_that_was_sent_before_the_response_a
     wire.send(1, OK % 201).send(1, OK % 202).send(1, OK % 203)
     frames = [frame for number, frame in enumerate(wire.frames) if number not in (4, 6)]  # without GET 2 and 201
     assert [pair for pair in pairs_in(exchanges(frames)) if None not in pair] == []
+
+
+def test_a_request_that_is_lost_behind_a_complete_one_shows_that_the_client_pipelines():
+    wire = (
+        Wire().open().send(0, GET % 1).send(0, GET % 2).send(1, OK % 201 + OK % 202).send(0, GET % 3).send(1, OK % 203)
+    )
+    pairs = pairs_in(exchanges(wire.frames[:4] + wire.frames[5:]))
+    assert pairs == [("/1", 201), (None, 202), (None, 203), ("/3", None)]
 
 
 def test_more_open_requests_than_the_limit_are_all_reported():
@@ -630,12 +639,6 @@ CASES = {
         ("GET", "/", 200, 0, 0, ("malformed",)),
     ),
     "a coding": (GET_ROOT, STATUS + b"Transfer-Encoding: gzip\r\n\r\nab", ("GET", "/", 200, 0, 2, ())),
-    "no coding": (GET_ROOT, STATUS + b"Transfer-Encoding:\r\nContent-Length: 2\r\n\r\nab", ("GET", "/", 200, 0, 2, ())),
-    "identity": (
-        GET_ROOT,
-        STATUS + b"Transfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nab",
-        ("GET", "/", 200, 0, 2, ()),
-    ),
     "folded": (
         GET_ROOT,
         STATUS + b"Transfer-Encoding: x,\r\n chunked\r\n\r\n0001\r\na\r\n0\r\n\r\n",
@@ -910,6 +913,7 @@ CONNECT, CONNECTED = b"CONNECT h:80 HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n
 REFUSED = b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n"
 NINE = STATUS + b"Content-Length: 9\r\n\r\n"
 JUNK = b"\0\n" * 20_000
+OK_WITH = b"HTTP/1.1 201 OK\r\nTransfer-Encoding: %b\r\nContent-Length: 5\r\n\r\nhello"
 IN_TUNNEL, FIRST, SECOND = ("h:80", 200, 0, 0), ("/1", 201, 0, 5), ("/2", 202, 0, 5)
 # What client and server send in turn; and target, status, request bytes and response bytes of each exchange
 CONVERSATIONS = {
@@ -925,8 +929,11 @@ CONVERSATIONS = {
         [GET % 0, OK % 200, GET % 1 + GET % 2, OK % 201 + OK % 202], [("/0", 200, 0, 5), FIRST, SECOND],
     ),
     "trailer fields": (
-        [GET % 0 + GET % 2, CHUNKED + b"A: b\r\nC: d\r\n\r\n" + OK % 202], [("/0", 200, 0, 1), SECOND],
+        [GET % 0 + GET % 1 + GET % 2, CHUNKED + b"A: b\r\nC: d\r\n\r\n" + OK % 201 + OK % 202],
+        [("/0", 200, 0, 1), FIRST, SECOND],
     ),
+    "no transfer coding": ([GET % 1 + GET % 2, OK_WITH % b"" + OK % 202], [FIRST, SECOND]),
+    "no transfer coding, by name": ([GET % 1 + GET % 2, OK_WITH % b"identity" + OK % 202], [FIRST, SECOND]),
     "no end of the trailer": ([GET % 0 + GET % 2, CHUNKED + OK % 202], [("/0", 200, 0, 1), SECOND]),
     "a tunnel after a refused one": (
         [CONNECT, REFUSED, CONNECT, CONNECTED, GET % 1, OK % 201], [("h:80", 407, 0, 0), IN_TUNNEL, FIRST],
@@ -991,7 +998,10 @@ def bodies_of(head, body, **options):
     ],
 )
 def test_a_body_is_decoded(head, body, text):
-    assert bodies_of(head, body).response_body.text == text
+    exchange = bodies_of(head, body)
+    assert exchange.response_body.text == text
+    content = json.loads(http_analyzer.har_entry(exchange))["response"]["content"]
+    assert content["size"] == len(exchange.response_body.data)
 
 
 def test_a_body_stays_within_its_limit_even_if_it_is_a_gzip_bomb():
@@ -1097,8 +1107,14 @@ def test_frames_that_cannot_be_read_are_counted_by_kind(run, tmp_path):
     assert (
         run("http_analyzer.py", "-r", path)[2] == "http_analyzer.py: info: 3 frames of IP protocol 50 (ESP) not read\n"
     )
-    path = save(tmp_path / "b", [(1.0, 147, bytes(60))])
-    assert "1 frame of link type 147 not read" in run("http_analyzer.py", "-r", path)[2]
+    for linktype, note in (
+        (147, "1 frame of link type 147 not read"),
+        (9, "1 frame of link type 9 (PPP) without IP not read"),
+    ):
+        path = save(tmp_path / "b", [(1.0, linktype, bytes(60))])
+        assert note in run("http_analyzer.py", "-r", path)[2]
+    path = save(tmp_path / "c", [(1.0, 1, bytes(60))])  # a frame of IEEE 802.3, such as those of spanning trees
+    assert run("http_analyzer.py", "-r", path) == (0, "", "")
 
 
 def test_kinds_of_frames_that_cannot_be_read_are_limited():
@@ -1131,6 +1147,13 @@ def endless_heads():
     for number in range(700):
         wire = Wire(client=("10.0.0.1", number + 1)).open().send(0, GET.rstrip() % 1 + b"\r\nX: " + bytes(60_000))
         yield from wire.frames
+
+
+def endless_trailer():
+    wire = Wire().open().send(0, GET % 1).send(1, CHUNKED)
+    for _ in range(100):
+        yield from wire.send(1, b"x" * 60_000).frames
+        wire.frames.clear()
 
 
 def pipelined_forever():
@@ -1166,6 +1189,7 @@ def overlapping_fragments():
         (endless_heads, 35, True),
         (pipelined_forever, 3, False),
         (far_ahead, 3, False),
+        (endless_trailer, 1, False),
         (unfinished_datagrams, 1, False),
         (overlapping_fragments, 1, False),
     ],
@@ -1387,7 +1411,8 @@ def check_har(har):
             assert {"httpVersion", "cookies", "headers", "headersSize", "bodySize"} <= set(side)
         assert {"method", "url", "queryString"} <= set(entry["request"])
         assert {"status", "statusText", "content", "redirectURL"} <= set(entry["response"])
-        assert {"size", "mimeType"} <= set(entry["response"]["content"])
+        assert isinstance(entry["response"]["content"]["size"], int)
+        assert "mimeType" in entry["response"]["content"]
         assert {"send", "wait", "receive"} <= set(entry["timings"])
         assert sum(max(0, value) for value in entry["timings"].values()) == pytest.approx(entry["time"])
     return har["log"]["entries"]
@@ -1428,6 +1453,7 @@ def test_har_of_a_response_without_a_request():
     entry = json.loads(http_analyzer.har_entry(exchange))
     assert (entry["request"]["url"], entry["response"]["redirectURL"]) == ("http://10.0.0.2:80/", "/x")
     assert entry["comment"] == "no request"
+    assert http_analyzer.safe_name(exchange) == "10.0.0.2_80"
 
 
 def test_a_har_without_entries_is_valid(run, tmp_path):
@@ -1456,6 +1482,15 @@ def test_exchanges_from_a_pipe_are_printed_as_they_arrive(script, capture):
     process.finish(signal.SIGTERM)
 
 
+def test_progress_is_shown_if_only_standard_error_is_a_terminal(capture, monkeypatch, capsys):
+    monkeypatch.setattr(http_analyzer, "SWEEP_S", 0.0)
+    for on_terminal, shown in ((True, f"{capture.stat().st_size:,} of {capture.stat().st_size:,} bytes"), (False, "")):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda on_terminal=on_terminal: on_terminal)
+        monkeypatch.setattr(os, "isatty", lambda _: False)
+        assert http_analyzer.main(["-r", str(capture)]) == 0
+        assert capsys.readouterr().err.strip("\r ") == shown
+
+
 def test_the_summary(run, tmp_path):
     status, out, err = run("http_analyzer.py", "-r", odd_capture(tmp_path), "--summary")
     assert (status, err) == (0, "")
@@ -1469,7 +1504,8 @@ def test_the_summary(run, tmp_path):
     ):
         assert words in lines
     assert ["1", "no", "response:"] in [words[:3] for words in lines]
-    assert sum(words[-1:] == ["http://10.0.0.2:80/unanswered"] and words[0] == "1" for words in lines) == 1
+    assert ["1", "-", "-", "-", "http://10.0.0.2:80/unanswered"] in lines
+    assert "  p50 1 ms  p90 1 ms  p95 1 ms  p99 1 ms  max 1 ms\n" in out
 
 
 def test_the_summary_counts_what_exceeds_its_limits_together(monkeypatch, capture):
@@ -1478,11 +1514,11 @@ def test_the_summary_counts_what_exceeds_its_limits_together(monkeypatch, captur
     monkeypatch.setattr(http_analyzer, "MAX_URLS", 3)
     exchange = next(iter(analyze(str(capture))))
     summary = http_analyzer.Summary()
+    summary.add(exchange._replace(method=None, host=None, url=None, request_bytes=None))
     for number in range(15):
         changes = {"host": f"h{number}", "method": f"M{number}", "url": f"http://h/{number}", "request_bytes": 2}
         summary.add(exchange._replace(**changes))
-    summary.add(exchange._replace(method=None, host=None, url=None, request_bytes=None))
-    assert summary.as_dict()["methods"] == {"M0": 1, "M1": 1, "(others)": 14}
+    assert summary.as_dict()["methods"] == {"unknown": 1, "M0": 1, "(others)": 14}
     assert (summary.as_dict()["request_bytes"], summary.as_dict()["hosts"]["(others)"]) == (30, 4)
     assert summary.as_dict()["frequent_urls"][0]["url"] == "(other URLs)"
     lines = [line.split() for line in summary.lines()]
@@ -1495,6 +1531,9 @@ def test_a_summary_without_responses_has_no_times(run, tmp_path):
     assert (status, err, "response times" in out) == (0, "", False)
     summary = json.loads(run("http_analyzer.py", "-r", path, "--summary", "--json")[1])
     assert (summary["response_times"], summary["histogram"]) == (None, [])
+    assert run("http_analyzer.py", "-r", save(tmp_path / "b", [(1.0, 1, bytes(60))]), "--summary")[1] == (
+        "0 exchanges; bodies of requests: 0 bytes, of responses: 0 bytes\n"
+    )
     assert summary["frequent_urls"][0] == {
         "url": "http://example.com/1",
         "count": 1,
