@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -202,6 +203,17 @@ def test_wrong_usage_is_one_error_and_status_2(name, words, run):
     assert (status, out) == (2, "")
     assert err.splitlines()[-1].startswith(f"{name}: error: ")
     assert "e+" not in err  # Limits are printed as 1,000,000 and not as 1e+06.
+
+
+@every_sniffer
+def test_a_filter_without_scapy_is_one_error(name, run, tmp_path, monkeypatch):
+    path = tmp_path / "a.pcap"
+    path.write_bytes(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65_535, 1))
+    for module in [module for module in sys.modules if module.startswith("scapy")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "scapy", None)
+    status, out, err = run(name, "-r", path, "tcp", "port", "9")
+    assert (status, out, err.count("\n"), err.count("pip install scapy")) == (1, "", 1, 1)
 
 
 @every_sniffer
