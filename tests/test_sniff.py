@@ -221,6 +221,42 @@ def test_a_cut_packet_differs_from_a_malformed_one():
     assert "[truncated]" in line_of(frame[:40], 1, 54)
 
 
+def changed(packet, at, *values):
+    data = bytearray(raw(packet))
+    data[at : at + len(values)] = values
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        changed(V4 / UDP(), 0, 0x55),
+        changed(V4 / UDP(), 0, 0x44),
+        changed(V4 / UDP(), 2, 0, 19),
+        changed(V4 / UDP(), 2, 0, 29),
+        changed(V4 / UDP(), 24, 0, 7),
+        changed(V4 / TCP(), 32, 0x40),
+        changed(V4 / TCP(), 32, 0x60),
+        changed(V6 / UDP(), 4, 0, 9),
+    ],
+    ids=[
+        "IP version", "IP header length", "IP length in the header", "IP length beyond the end", "UDP length",
+        "TCP offset in the header", "TCP offset beyond the end", "IPv6 length beyond the end",
+    ],
+)  # fmt: skip
+def test_a_packet_whose_lengths_contradict_is_malformed(frame):
+    ethertype = b"\x86\xdd" if frame[0] >> 4 == 6 else b"\x08\0"
+    assert decode(bytes(12) + ethertype + frame, 1).malformed
+
+
+def test_ipv6_with_another_version_is_malformed():
+    assert decode(bytes(12) + b"\x86\xdd" + raw(V4 / UDP()) + bytes(20), 1).malformed
+
+
+def test_other_link_layers_than_ethernet_have_no_link_addresses():
+    assert decode(bytes(14) + b"\x88\xcc" + bytes(20), 113).src is None
+
+
 def test_lines():
     assert re.fullmatch(
         r"\d\d:\d\d:20\.123456 TCP 192\.0\.2\.1:40912 > 198\.51\.100\.2:80 54 bytes \[SYN, ACK\]\n",
@@ -999,6 +1035,7 @@ def test_dns_shows_names_answers_and_codes_over_udp_tcp_and_mdns(message, info):
     assert udp_info(message).info == info
     assert udp_info(message, dport=5353).info == info
     assert tcp_info(struct.pack("!H", len(message)) + message, dport=53).info == info
+    assert decode(raw(ETHER / V4 / UDP(sport=53, dport=40_000) / message), 1).info == info
 
 
 @pytest.mark.parametrize(
@@ -1012,12 +1049,10 @@ def test_a_hostile_name_in_dns_is_not_shown_and_no_error(name):
     assert packet.info is None or len(packet.info) < 250
 
 
-def test_large_hostile_dns_messages_are_quick():
+def test_the_records_of_a_hostile_dns_message_are_not_all_read():
     message = struct.pack("!HHHHHH", 7, 0x8180, 65_535, 65_535, 0, 0) + b"\xc0\x00\0\1\0\1" * 10_000
-    began = time.monotonic()
-    for _ in range(100):
+    for _ in range(2_000):  # The limit for the time of a test is less than reading all records needs.
         udp_info(message)
-    assert time.monotonic() - began < 5
 
 
 def client_hello(name=b"www.example.org"):
@@ -1140,13 +1175,11 @@ def test_tunnels_in_tunnels_cost_no_recursion():
     assert decode(packet, 101).info.startswith("IPIP 192.0.2.1 > 192.0.2.2")
 
 
-def test_thousands_of_vlan_tags_are_malformed_and_quick():
+def test_thousands_of_vlan_tags_are_malformed_and_not_all_read():
     frame = bytes(12) + b"\x81\0\0\x07" * 16_000 + b"\x08\0"
-    began = time.monotonic()
-    packets = [decode(frame, 1) for _ in range(300)]
-    assert time.monotonic() - began < 1
-    assert packets[0].malformed
-    assert len(packets[0].vlan) < 20
+    packet = decode(frame, 1)
+    assert packet.malformed
+    assert len(packet.vlan) < 20
 
 
 def test_the_table_of_names_counts_the_packets_of_their_connections(run, tmp_path):
@@ -1237,6 +1270,12 @@ def test_the_options_that_tcpdumps_users_type_are_accepted(options, run, mixed):
 )
 def test_options_change_the_line_as_in_tcpdump(option, pattern, run, mixed):
     assert re.match(pattern, lines(run("sniff.py", option, "-c1", "-r", mixed))[0])
+
+
+@pytest.mark.parametrize(("option", "times"), [("-ttt", [0, 1, 1]), ("-ttttt", [0, 1, 2])])
+def test_times_are_those_since_the_packet_before_or_since_the_first(option, times, run, mixed):
+    shown = [line.split()[0] for line in lines(run("sniff.py", option, "-c3", "-r", mixed))]
+    assert shown == [f"00:00:00.{microseconds:06}" for microseconds in times]
 
 
 def test_the_hex_dump_begins_behind_the_link_header_or_with_it(run, mixed):
