@@ -508,6 +508,12 @@ def test_a_reused_port_is_a_new_connection(end):
     assert result == [("/1", 201), ("/2", 202)]
 
 
+def test_a_new_connection_on_a_used_port_needs_no_handshake():
+    wire = Wire().open().send(0, GET % 1).send(1, OK % 201).close()
+    again = Wire(isn=(777_777_777, 888_888_888)).send(0, GET % 2).send(1, OK % 202)
+    assert pairs_in(exchanges(wire.frames + again.frames)) == [("/1", 201), ("/2", 202)]
+
+
 def test_a_reset_cuts_off():
     wire = Wire().open().send(0, GET % 1).send(1, (OK % 200)[:-2]).put(1, RST | ACK)
     assert [brief(exchange) for exchange in exchanges(wire.frames)] == [("GET", "/1", 200, 0, 3, ("cut off",))]
@@ -632,6 +638,11 @@ CASES = {
     "upgrade": (GET_ROOT, b"HTTP/1.1 101 S\r\n\r\n\x81\x05HTTP/", ("GET", "/", 101, 0, 0, ())),
     "cut off": (GET_ROOT, STATUS + b"Content-Length: 9\r\n\r\nab", ("GET", "/", 200, 0, 2, ("cut off",))),
     "length twice": (GET_ROOT, STATUS + b"Content-Length: 5, 5\r\n\r\nhello", ("GET", "/", 200, 0, 5, ())),
+    "two lines": (
+        GET_ROOT,
+        STATUS + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nab",
+        ("GET", "/", 200, 0, 2, ("malformed",)),
+    ),
     "two lengths": (GET_ROOT, STATUS + b"Content-Length: 5, 6\r\n\r\nab", ("GET", "/", 200, 0, 2, ("malformed",))),
     "no chunk": (
         GET_ROOT,
@@ -704,6 +715,12 @@ def test_all_fields_of_an_exchange():
     assert exchange.request_headers == (("Host", "h"), ("User-Agent", "me"), ("Content-Length", "3"))
 
 
+def test_the_duration_of_a_body_without_a_length_ends_with_its_last_segment():
+    response = STATUS + b"\r\n" + b"a" * 30
+    (exchange,) = exchanges(Wire().open().send(0, GET % 1).send(1, response, [20, 25, 30]).close().frames)
+    assert exchange.duration_s == pytest.approx(0.004)
+
+
 @pytest.mark.parametrize(
     ("data", "name"),
     [(b"\x16\x03\x01\x02\0\x01", "TLS"), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12", "HTTP/2")],
@@ -738,14 +755,16 @@ def response(status):
 
 
 def pair(events, has_start=True):
-    """Run events: "R1" a request, "A1" its response (status 201), "TURN", "LOST R", "LOST A"; return the pairs."""
+    """Run events: "R1" a request, "A1" its response (status 201), "TURN", "LOST R", "GAP R" and so on; return the pairs."""
     pairing = http_analyzer.Pairing(relied_on_turns=not has_start)
     for event in events:
         match event.split():
             case ["TURN"]:
                 pairing.turn()
-            case ["LOST", side]:
-                (pairing.requests_lost if side == "R" else pairing.responses_lost)("malformed")
+            case ["LOST" | "GAP" as loss, side]:
+                (pairing.requests_lost if side == "R" else pairing.responses_lost)(
+                    "gap" if loss == "GAP" else "malformed"
+                )
             case [word] if word[0] == "R":
                 pairing.add_request(request(int(word[1:])))
             case [word]:
@@ -776,6 +795,8 @@ RULES = {
                                  {("/1", 201), ("/2", 202), (None, 203), ("/4", None), (None, 204)}),
     "6: pipelining after a turn was relied on": (["LOST R", "TURN", "R2", "R3", "A2", "A3"],
                                                  {("/2", None), ("/3", None), (None, 202), (None, 203)}),
+    "6: a request behind missing ones pipelines": (["GAP R", "R2", "A1", "TURN", "R3", "A3"],
+                                                   {(None, 201), ("/2", None), ("/3", None), (None, 203)}),
     "9: requests at the end": (["R1", "R2", "A1"], {("/1", 201), ("/2", None)}),
 }  # fmt: skip
 
@@ -951,6 +972,10 @@ CONVERSATIONS = {
     "an odd method after junk": (
         [GET % 1 + b"\0\n", OK % 201, b"BREW /2 HTTP/1.1\r\n\r\n", OK % 202], [FIRST, SECOND],
     ),
+    "a response of the client": ([GET % 1 + STATUS + b"\r\n", OK % 201, GET % 2, OK % 202], [FIRST, SECOND]),
+    "a request behind an upgrade": (
+        [GET % 1, b"HTTP/1.1 101 S\r\n\r\n", b"\x81\5" + GET % 2, OK % 202], [("/1", 101, 0, 0)],
+    ),
     "junk of any length": ([GET % 1, OK % 201 + JUNK, b"", JUNK, GET % 2, OK % 202], [FIRST, SECOND]),
 }  # fmt: skip
 
@@ -970,7 +995,7 @@ def test_a_reset_outside_the_window_and_one_that_both_ends_ignore_end_nothing():
         wire.frames.append(
             (wire.time, 1, bytes(12) + IP4 + wire.packet(1, wire.seq[1] + shift, wire.seq[0], RST | ACK))
         )
-        wire.send(1, OK % 201).send(0, GET % 2).send(1, OK % 202)
+        wire.send(0, GET % 2).send(1, OK % 201 + OK % 202)
         assert pairs_in(exchanges(wire.frames)) == [("/1", 201), ("/2", 202)]
 
 
@@ -1048,12 +1073,14 @@ def test_save_makes_safe_names_and_overwrites_nothing(run, tmp_path):
     wire = Wire().open()
     for target in (b"/a/b.txt?q", b"/a/b.txt", b"/../../etc/passwd", b"/" + b"x" * 900 + b".html", b"/%00\x1b"):
         wire.send(0, b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % target).send(1, OK % 200)
+    wire.send(0, GET % 1).send(1, b"HTTP/1.1 204 No\r\n\r\n")
     path, folder = save(tmp_path / "a", wire.frames), tmp_path / "bodies"
     for _ in range(2):
         status, out, err = run("http_analyzer.py", "-r", path, "--json", "--save", folder)
         assert (status, err) == (0, "")
     lines = [json.loads(line) for line in out.splitlines()]
-    assert len({line["saved"] for line in lines}) == 5
+    assert len({line["saved"] for line in lines if line["status"] == 200}) == 5
+    assert "saved" not in lines[-1]
     assert len([*folder.iterdir()]) == 10
     assert {"h_a_b.txt", "h_a_b-1.txt", "h_a_b-2.txt"} <= {file.name for file in folder.iterdir()}
     assert all(len(file.name) <= 255 and file.read_bytes() == b"hello" for file in folder.iterdir())
@@ -1087,7 +1114,9 @@ def test_bodies_in_json_and_har(run, tmp_path):
     line = json.loads(run("http_analyzer.py", "-r", path, "--json", "--bodies")[1])
     assert (line["request_body"], line["request_body_encoding"]) == ("hi", None)
     assert (line["response_body"], line["response_body_encoding"]) == ("/wBhYmM=", "base64")
-    (entry,) = check_har(json.loads(run("http_analyzer.py", "-r", path, "--format", "har", "--bodies")[1]))
+    _, out, err = run("http_analyzer.py", "-r", path, "--format", "har", "--bodies")
+    (entry,) = check_har(json.loads(out))
+    assert (entry["request"]["method"], err) == ("POST", "")
     assert entry["request"]["postData"] == {"mimeType": "text/plain", "params": [], "text": "hi"}
     assert entry["response"]["content"]["text"] == "/wBhYmM="
     assert entry["response"]["content"]["encoding"] == "base64"
@@ -1413,6 +1442,7 @@ def check_har(har):
         assert {"status", "statusText", "content", "redirectURL"} <= set(entry["response"])
         assert isinstance(entry["response"]["content"]["size"], int)
         assert "mimeType" in entry["response"]["content"]
+        assert isinstance(entry["response"]["statusText"], str)
         assert {"send", "wait", "receive"} <= set(entry["timings"])
         assert sum(max(0, value) for value in entry["timings"].values()) == pytest.approx(entry["time"])
     return har["log"]["entries"]
@@ -1421,7 +1451,11 @@ def check_har(har):
 def test_har(run, tmp_path):
     _, out, _ = run("http_analyzer.py", "-r", odd_capture(tmp_path), "--format", "har")
     first, second = check_har(json.loads(out))
-    assert (first["response"]["status"], first["response"]["bodySize"]) == (200, 5)
+    assert (first["response"]["status"], first["response"]["statusText"], first["response"]["bodySize"]) == (
+        200,
+        "OK",
+        5,
+    )
     assert first["response"]["headers"] == [{"name": "Content-Length", "value": "5"}]
     assert (second["response"]["status"], second["response"]["bodySize"]) == (0, -1)
     assert second["request"]["queryString"] == [{"name": "q", "value": "1"}]
@@ -1518,11 +1552,12 @@ def test_the_summary_counts_what_exceeds_its_limits_together(monkeypatch, captur
     for number in range(15):
         changes = {"host": f"h{number}", "method": f"M{number}", "url": f"http://h/{number}", "request_bytes": 2}
         summary.add(exchange._replace(**changes))
-    assert summary.as_dict()["methods"] == {"unknown": 1, "M0": 1, "(others)": 14}
-    assert (summary.as_dict()["request_bytes"], summary.as_dict()["hosts"]["(others)"]) == (30, 4)
+    summary.add(exchange._replace(method="M0"))
+    assert summary.as_dict()["methods"] == {"(others)": 14, "M0": 2, "unknown": 1}
+    assert (summary.as_dict()["request_bytes"], summary.as_dict()["hosts"]["(others)"]) == (30, 5)
     assert summary.as_dict()["frequent_urls"][0]["url"] == "(other URLs)"
     lines = [line.split() for line in summary.lines()]
-    assert ["3", "others", "3", "18.8%"] in lines
+    assert ["3", "others", "3", "17.6%"] in lines
 
 
 def test_a_summary_without_responses_has_no_times(run, tmp_path):
