@@ -755,7 +755,7 @@ def response(status):
 
 
 def pair(events, has_start=True):
-    """Run events: "R1" a request, "A1" its response (status 201), "TURN", "LOST R", "GAP R" and so on; return the pairs."""
+    """Run events: "R1" a request, "A1" its response (status 201), "TURN", "LOST R", "GAP R"; return the pairs."""
     pairing = http_analyzer.Pairing(relied_on_turns=not has_start)
     for event in events:
         match event.split():
@@ -931,7 +931,7 @@ def test_a_request_has_no_body_that_ends_with_the_connection(field):
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
 PUT = b"PUT /0 HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n"
 CONNECT, CONNECTED = b"CONNECT h:80 HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"
-REFUSED = b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n"
+REFUSED = OK % 407
 NINE = STATUS + b"Content-Length: 9\r\n\r\n"
 JUNK = b"\0\n" * 20_000
 OK_WITH = b"HTTP/1.1 201 OK\r\nTransfer-Encoding: %b\r\nContent-Length: 5\r\n\r\nhello"
@@ -942,7 +942,7 @@ CONVERSATIONS = {
         [PUT, b"HTTP/1.1 100 Continue\r\n\r\n", b"0123456789", OK % 201], [("/0", 201, 10, 5)],
     ),
     "an early answer to a body": (
-        [PUT + b"01234", REFUSED, b"56789" + GET % 2, OK % 202], [("/0", 407, 5, 0), SECOND],
+        [PUT + b"01234", REFUSED, b"56789" + GET % 2, OK % 202], [("/0", 407, 5, 5), SECOND],
     ),
     "a request during a response": ([GET % 1, (OK % 201)[:-3], GET % 2, b"llo" + OK % 202], [FIRST, SECOND]),
     "a request during a head": ([GET % 1, (OK % 201)[:-9], GET % 2, (OK % 1)[-9:] + OK % 202], [FIRST, SECOND]),
@@ -957,10 +957,10 @@ CONVERSATIONS = {
     "no transfer coding, by name": ([GET % 1 + GET % 2, OK_WITH % b"identity" + OK % 202], [FIRST, SECOND]),
     "no end of the trailer": ([GET % 0 + GET % 2, CHUNKED + OK % 202], [("/0", 200, 0, 1), SECOND]),
     "a tunnel after a refused one": (
-        [CONNECT, REFUSED, CONNECT, CONNECTED, GET % 1, OK % 201], [("h:80", 407, 0, 0), IN_TUNNEL, FIRST],
+        [CONNECT, REFUSED, CONNECT, CONNECTED, GET % 1, OK % 201], [("h:80", 407, 0, 5), IN_TUNNEL, FIRST],
     ),
     "a request behind a refused CONNECT": (
-        [CONNECT + GET % 1, REFUSED, b"", OK % 201], [("h:80", 407, 0, 0), FIRST],
+        [CONNECT + GET % 1, REFUSED, b"", OK % 201], [("h:80", 407, 0, 5), FIRST],
     ),
     "a request behind a CONNECT": ([CONNECT + GET % 1, CONNECTED, b"", OK % 201], [IN_TUNNEL, FIRST]),
     "a server that begins in a tunnel": ([CONNECT, CONNECTED + b"220 a\r\n", b"HELO\r\n", OK % 201], [IN_TUNNEL]),
@@ -1086,6 +1086,12 @@ def test_save_makes_safe_names_and_overwrites_nothing(run, tmp_path):
     assert all(len(file.name) <= 255 and file.read_bytes() == b"hello" for file in folder.iterdir())
     assert [file.name for file in tmp_path.iterdir() if file not in (path, folder)] == []
     assert f"-> {folder}" in run("http_analyzer.py", "-r", path, "--save", folder)[1]
+
+
+def test_a_folder_that_cannot_be_written_is_one_error(run, capture):
+    status, out, err = run("http_analyzer.py", "-r", capture, "--save", capture)
+    assert (status, out) == (1, "")
+    assert err == f"http_analyzer.py: error: cannot save to {capture}: File exists\n"
 
 
 @pytest.mark.parametrize(
@@ -1456,6 +1462,7 @@ def test_har(run, tmp_path):
         "OK",
         5,
     )
+    assert first["response"]["content"] == {"size": 5, "mimeType": "x-unknown"}
     assert first["response"]["headers"] == [{"name": "Content-Length", "value": "5"}]
     assert (second["response"]["status"], second["response"]["bodySize"]) == (0, -1)
     assert second["request"]["queryString"] == [{"name": "q", "value": "1"}]
