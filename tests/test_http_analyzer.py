@@ -36,6 +36,7 @@ FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 GET = b"GET /%d HTTP/1.1\r\nHost: example.com\r\n\r\n"
 OK = b"HTTP/1.1 %d OK\r\nContent-Length: 5\r\n\r\nhello"
 STATUS = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = STATUS + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
 
 
 class Wire:
@@ -525,10 +526,11 @@ def test_a_reset_cuts_off():
         (STATUS + b"\r\nab", (1, FIN | ACK), ("GET", "/1", 200, 0, 2, ())),
         (STATUS + b"Content-Length: 9\r\n\r\nab", (1, RST | ACK), ("GET", "/1", 200, 0, 2, ("cut off",))),
         (b"", None, ("GET", "/1", None, 0, None, ("no response",))),
+        (CHUNKED + b"\r\n", (1, ACK), ("GET", "/1", 200, 0, 1, ())),
     ],
-    ids=["FIN of the server", "RST", "both FINs"],
+    ids=["FIN of the server", "RST", "both FINs", "last chunk"],
 )
-def test_an_exchange_is_reported_when_the_connection_ends(response, end, expected):
+def test_an_exchange_is_reported_when_its_end_is_known(response, end, expected):
     wire = Wire().open().send(0, GET % 1).send(1, response)
     wire = wire.put(*end) if end else wire.close()
     other = Wire(client=("10.0.0.9", 1)).put(0, SYN, ack=0).frames[0]
@@ -928,7 +930,6 @@ def test_a_request_has_no_body_that_ends_with_the_connection(field):
     assert pairs_of(*turns) == [("/0", 200), ("/1", 201)]
 
 
-CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
 PUT = b"PUT /0 HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n"
 CONNECT, CONNECTED = b"CONNECT h:80 HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"
 REFUSED = OK % 407
@@ -956,6 +957,9 @@ CONVERSATIONS = {
     "no transfer coding": ([GET % 1 + GET % 2, OK_WITH % b"" + OK % 202], [FIRST, SECOND]),
     "no transfer coding, by name": ([GET % 1 + GET % 2, OK_WITH % b"identity" + OK % 202], [FIRST, SECOND]),
     "no end of the trailer": ([GET % 0 + GET % 2, CHUNKED + OK % 202], [("/0", 200, 0, 1), SECOND]),
+    "no end of the trailer of a request": (
+        [b"POST /1 HTTP/1.1\r\n" + CHUNKED[17:] + GET % 2, OK % 201 + OK % 202], [("/1", 201, 1, 5), SECOND],
+    ),
     "a tunnel after a refused one": (
         [CONNECT, REFUSED, CONNECT, CONNECTED, GET % 1, OK % 201], [("h:80", 407, 0, 5), IN_TUNNEL, FIRST],
     ),
