@@ -491,7 +491,9 @@ def test_frames_without_tcp_are_skipped():
 
 def test_the_middle_of_a_connection_and_no_handshake():
     wire = Wire().send(1, b"the end of a long body").send(0, GET % 1).send(1, OK % 200)
-    assert [brief(exchange) for exchange in exchanges(wire.frames)] == [("GET", "/1", 200, 0, 5, ())]
+    (exchange,) = exchanges(wire.frames)
+    assert brief(exchange) == ("GET", "/1", 200, 0, 5, ())
+    assert (exchange.client, exchange.server) == ("10.0.0.1:40000", "10.0.0.2:80")
 
 
 def test_data_in_the_syn():
@@ -598,6 +600,26 @@ def test_a_gap_in_a_body_is_marked_and_passed_when_it_is_acknowledged():
     wire.send(1, b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n" + bytes(3000), [1000, 2000]).put(0, ACK)
     result = exchanges(wire.frames[:5] + wire.frames[6:])
     assert [brief(exchange) for exchange in result] == [("GET", "/1", 200, 0, 3000, ("gap",))]
+
+
+@pytest.mark.parametrize(
+    ("most", "result"),
+    [
+        (200, [("GET", "/1", 200, 0, 500, ("snapshot length",)), ("GET", "/2", 202, 0, 5, ())]),
+        (80, [("GET", "/1", 200, 0, 0, ("snapshot length",)), ("GET", "/2", 202, 0, 0, ("snapshot length",))]),
+        (60, []),
+    ],
+    ids=["body", "head", "start line"],
+)
+def test_what_the_snapshot_length_cut_is_marked_and_counted(most, result):
+    long = b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n" + b"a" * 500
+    wire = Wire().open().send(0, GET % 1).send(1, long).send(0, GET % 2).send(1, OK % 202)
+    analyzer = HTTPAnalyzer()
+    reported = [
+        exchange for time, linktype, frame in wire.frames for exchange in analyzer.feed(time, linktype, frame[:most])
+    ]
+    assert [brief(exchange) for exchange in reported + analyzer.flush()] == result
+    assert analyzer.cut_frames == analyzer.notes()["frames cut by the snapshot length: capture with tcpdump -s 0"] > 0
 
 
 def test_a_gap_is_reported_even_if_its_connection_sends_nothing_more():
@@ -1550,6 +1572,7 @@ def test_the_summary(run, tmp_path):
         assert words in lines
     assert ["1", "no", "response:"] in [words[:3] for words in lines]
     assert ["1", "-", "-", "-", "http://10.0.0.2:80/unanswered"] in lines
+    assert ["1", *["988", "µs"] * 2, "1", "ms"] in [words[:7] for words in lines]
     assert "  p50 1 ms  p90 1 ms  p95 1 ms  p99 1 ms  max 1 ms\n" in out
 
 
