@@ -447,6 +447,7 @@ LAYERS = {
     "VXLAN": lambda packet: outer(17, datagram(4789, b"\x08" + bytes(19) + IP4 + packet)),
     "Geneve": lambda packet: outer(17, datagram(6081, b"\1\0\x65\x58" + bytes(20) + IP4 + packet)),
     "GTP-U": lambda packet: outer(17, datagram(2152, b"\x32\xff" + bytes(10) + packet)),
+    "GTP-U, short": lambda packet: outer(17, datagram(2152, b"\x30\xff" + bytes(6) + packet)),
     "GTP-U, extension": lambda packet: outer(17, datagram(2152, b"\x34\xff" + bytes(9) + b"\x85\1\0\0\0" + packet)),
     "L2TP": lambda packet: outer(17, datagram(1701, b"\0\2" + bytes(4) + b"\xff\3\0\x21" + packet)),
     "AH": lambda packet: outer(51, b"\4\4" + bytes(22) + packet),
