@@ -250,11 +250,12 @@ def test_a_packet_whose_lengths_contradict_is_malformed(frame):
 
 
 def test_ipv6_with_another_version_is_malformed():
-    assert decode(bytes(12) + b"\x86\xdd" + raw(V4 / UDP()) + bytes(20), 1).malformed
+    assert decode(bytes(12) + b"\x86\xdd" + changed(V6 / UDP(), 0, 0x50), 1).malformed
 
 
 def test_other_link_layers_than_ethernet_have_no_link_addresses():
     assert decode(bytes(14) + b"\x88\xcc" + bytes(20), 113).src is None
+    assert decode(b"\xff\3\xc0\x21" + bytes(20), 9).proto == "PPP"
 
 
 def test_lines():
@@ -498,6 +499,13 @@ def test_v_prints_scapys_dissection_with_a_warning_that_it_is_slow(script, mixed
     _, out, err = script("sniff.py", "-r", mixed, "-v", "-c", 1, ignored=["DeprecationWarning"]).finish()
     assert "###[ TCP ]###" in out
     assert "slow" in err
+
+
+def test_top_counts_packets_without_addresses(run, tmp_path):
+    path = pcap(tmp_path / "a.pcap", [bytes(30)], 147)
+    assert any(
+        line.split()[:5] == ["link", "type", "147", "1", "30"] for line in lines(run("sniff.py", "-r", path, "--top"))
+    )
 
 
 def test_top_counts_packets_and_bytes(run, mixed):
@@ -1022,6 +1030,7 @@ ADDRESSES = b"".join(answer(1, bytes([203, 0, 113, last])) for last in range(5, 
          "www.example.org CNAME cdn.example.org A 1.2.3.4"),
         (question(bits=0x8180, answers=2) + answer(65, b"\0\1\0") + answer(257, b"\0"),
          "www.example.org HTTPS . CAA"),
+        (question(bits=0x8180, answers=1) + answer(16, b"\3abc"), "www.example.org TXT abc"),
         (question("org", 33, bits=0x8180, answers=1) + answer(33, bytes(6) + b"\1a\0"), "org SRV a"),
         (question("org", 15, bits=0x8180, answers=1) + answer(15, b"\0\12\1a\0"), "org MX a"),
         (question(bits=0x8183), "NXDOMAIN www.example.org"),
@@ -1103,7 +1112,8 @@ DHCP = bytes(16) + bytes([192, 0, 2, 10]) + bytes(216) + b"\x63\x82\x53\x63"  # 
 
 
 def test_dhcp_shows_the_message_type_and_the_address():
-    assert udp_info(DHCP + b"\x35\x01\x02\xff", 67, 68).info == "DHCP Offer 192.0.2.10"
+    for padding in (b"", b"\0\0"):
+        assert udp_info(DHCP + padding + b"\x35\x01\x02\xff", 67, 68).info == "DHCP Offer 192.0.2.10"
 
 
 @pytest.mark.parametrize("options", [b"\xff", b"\x35\0\xff", b"\x35\1\2\x32\3\1\2\3\xff", b"\x35\1\x63\xff", b""])
@@ -1305,6 +1315,7 @@ def test_the_snapshot_length_limits_what_is_written(run, mixed, tmp_path):
     written = tmp_path / "short.pcap"
     run("sniff.py", "-r", mixed, "-s", 20, "-w", written)
     assert {len(kept) for _, _, _, _, kept in records(written)} == {20}
+    assert struct.unpack("<I", written.read_bytes()[16:20]) == (20,)
     assert [length for _, length, _, _, _ in records(written)] == [len(frame) for frame in MIXED]
 
 
