@@ -276,6 +276,16 @@ def test_an_empty_reply_after_a_half_close_names_no_shutdown(run, peers):
     assert (status, err.count("\n"), "--no-shutdown" in err) == (0, 1, True)
 
 
+def test_an_empty_reply_to_an_empty_message_needs_no_warning(run, peers):
+    status, _, err = run("async_client.py", "--port", peers.start(sends()), "--message", "")
+    assert (status, err) == (0, "")
+
+
+def test_json_alone_means_one_connection(run, peers):
+    result = numbers(run("async_client.py", "--port", peers.start(echo), "--json"))
+    assert (result["connections"], result["succeeded"]) == (1, 1)
+
+
 def test_long_replies_of_many_connections_do_not_fill_the_memory(script, peers):
     """50 replies of 20 MB are counted, not kept."""
 
