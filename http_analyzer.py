@@ -1047,8 +1047,7 @@ class MessageReader:
         """Look for a start line in the next bytes, because they are the first ones after the other side has sent."""
         if self.is_after_gap:
             return  # It is not known whether the other side sent before or after the missing bytes.
-        if self.state in (MessageReader._search, MessageReader._hold) or self.is_response is None:
-            self.probing = self.state == MessageReader._hold
+        if self.state == MessageReader._search or self.is_response is None:
             self.pending.clear()
             self.state = self.state and MessageReader._start_line
 
@@ -1060,16 +1059,11 @@ class MessageReader:
             self.pairing.requests_lost("gap")
 
     def enter_tunnel(self) -> None:
-        """Look for HTTP inside a CONNECT tunnel."""
-        self.probing = True
-        self.resume()
-
-    def resume(self) -> None:
-        """Parse the bytes that were held back after a CONNECT request."""
-        data = bytes(self.pending)
-        self.pending.clear()
-        self.state = MessageReader._start_line
-        self.feed(self.time, data)
+        """Look for HTTP inside a CONNECT tunnel. The client may have sent a part of it already."""
+        if not self.is_inside_message():
+            self.probing = True
+            self.pending.clear()
+            self.state = MessageReader._start_line
 
     def skip_body(self) -> None:
         """End the request that waits for 100 (Continue), because the server has refused its body."""
@@ -1139,11 +1133,7 @@ class MessageReader:
             self._begin_response(message)
             return
         self.pairing.add_request(message)
-        if message.start[0] == b"CONNECT":
-            message.complete = True
-            self.state = MessageReader._hold
-        else:
-            self._begin_body(message, message.body_length(False))
+        self._begin_body(message, message.body_length(False))
 
     def _begin_response(self, message: Message) -> None:
         """Start a response. The request decides whether a body follows (RFC 9112 section 6.3)."""
@@ -1252,13 +1242,6 @@ class MessageReader:
             return len(data)
         return self._wait(data, rest)
 
-    def _hold(self, data: bytes, at: int) -> int:
-        """Keep the bytes after a CONNECT request until the response shows whether they are in a tunnel."""
-        if len(data) - at > MAX_HEAD_BYTES:
-            self.stop()
-            return len(data)
-        return self._wait(data, at)
-
     def _abandon(self, problem: str) -> None:
         """Abandon the current message and search for the next start line."""
         message, self.message = self.message, None
@@ -1311,7 +1294,7 @@ class Pairing:
     pairs: list[tuple[Message | None, Message | None]] = field(default_factory=list)
     queue: list[Message | None] = field(default_factory=list)  # None is LOST
     memory: int = 0  # bytes of the messages that are not in a pair yet
-    signal: str = ""  # for the reader of requests: "stop", "tunnel", "no tunnel" or "no body"
+    signal: str = ""  # for the reader of requests: "stop", "tunnel" or "no body"
     pipelines: bool = False
     may_be_answered: bool = False  # Lost responses may have answered the requests in the queue.
     loss: str = "gap"  # the problem of a response that finds LOST
@@ -1349,8 +1332,8 @@ class Pairing:
         """Set the signal for what a response means for the next bytes of the client."""
         if status == b"101":
             self.signal = "stop"
-        elif request and request.start[0] == b"CONNECT":
-            self.signal = "tunnel" if status[:1] == b"2" else "no tunnel"
+        elif request and request.start[0] == b"CONNECT" and status[:1] == b"2":
+            self.signal = "tunnel"
         elif request and b"expect" in request.fields and not request.complete and not request.size:
             self.signal = "no body"
 
@@ -1613,8 +1596,6 @@ class Conversation:
             self._stop_readers()
         elif signal == "tunnel":
             requests.enter_tunnel()
-        elif signal == "no tunnel":
-            requests.resume()
         else:
             requests.skip_body()
 

@@ -861,7 +861,7 @@ def test_rule_1_an_interim_response_answers_nothing():
         (b"PUT", b"Expect: 100-continue\r\n", 100, ""),
         (b"GET", b"", 101, "stop"),
         (b"CONNECT", b"", 200, "tunnel"),
-        (b"CONNECT", b"", 407, "no tunnel"),
+        (b"CONNECT", b"", 407, ""),
     ],
 )
 def test_rules_7_and_8_signal_the_reader(method, fields, status, signal):
@@ -969,7 +969,7 @@ PUT = b"PUT /0 HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n"
 CONNECT, CONNECTED = b"CONNECT h:80 HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"
 REFUSED = OK % 407
 NINE = STATUS + b"Content-Length: 9\r\n\r\n"
-JUNK = b"\0\n" * 20_000
+JUNK, TLS = b"\0\n" * 20_000, b"\x16\3\1\0\5hello"
 OK_WITH = b"HTTP/1.1 201 OK\r\nTransfer-Encoding: %b\r\nContent-Length: 5\r\n\r\nhello"
 IN_TUNNEL, FIRST, SECOND = ("h:80", 200, 0, 0), ("/1", 201, 0, 5), ("/2", 202, 0, 5)
 # What client and server send in turn; and target, status, request bytes and response bytes of each exchange
@@ -1002,6 +1002,14 @@ CONVERSATIONS = {
         [CONNECT + GET % 1, REFUSED, b"", OK % 201], [("h:80", 407, 0, 5), FIRST],
     ),
     "a request behind a CONNECT": ([CONNECT + GET % 1, CONNECTED, b"", OK % 201], [IN_TUNNEL, FIRST]),
+    "a body behind a CONNECT": (
+        [CONNECT + POST % (1, b"Content-Length: 10\r\n") + b"01234", CONNECTED, b"56789", OK % 201],
+        [IN_TUNNEL, ("/1", 201, 10, 5)],
+    ),
+    "TLS behind a refused CONNECT": (
+        [CONNECT + TLS, REFUSED, CONNECT, CONNECTED, GET % 1, OK % 201], [("h:80", 407, 0, 5), IN_TUNNEL, FIRST],
+    ),
+    "TLS behind a CONNECT": ([CONNECT + TLS, CONNECTED, b"", TLS * 9, TLS * 9, TLS * 9], [IN_TUNNEL]),
     "a server that begins in a tunnel": ([CONNECT, CONNECTED + b"220 a\r\n", b"HELO\r\n", OK % 201], [IN_TUNNEL]),
     "a client that begins in a tunnel": ([CONNECT, CONNECTED, b"\0\1", b"\2", GET % 1, OK % 201], [IN_TUNNEL]),
     "HEAD with a body": ([b"HEAD /0 HTTP/1.1\r\n\r\n", OK % 200, GET % 1, OK % 201], [("/0", 200, 0, 0), FIRST]),
