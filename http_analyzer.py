@@ -1067,7 +1067,7 @@ class MessageReader:
 
     def skip_body(self) -> None:
         """End the request that waits for 100 (Continue), because the server has refused its body."""
-        if self.message:
+        if self.message and not self.message.size:
             self._finish()
 
     def _begins_anew(self, data: bytes) -> bool:
@@ -1768,7 +1768,7 @@ def inflate(data: bytes, limit: int) -> bytes:
     """Decode gzip (also of several members) and deflate, with zlib's header or, as some servers send it, without."""
     decoded = b""
     while data and len(decoded) < limit:
-        raw = data[:1] != b"\x1f" and data[0] & 15 != 8
+        raw = data[:1] != b"\x1f" and (data[0] & 15 != 8 or int.from_bytes(data[:2].ljust(2)) % 31)
         decoder = zlib.decompressobj(-15 if raw else 47)
         decoded += decoder.decompress(data, limit - len(decoded))
         data = decoder.unused_data

@@ -560,6 +560,7 @@ HTTP_HOST = re.compile(rb"\r\nHost:[ \t]*(\S{1,255})", re.IGNORECASE)
 
 Fields = dict[str, Any]  # the values of a packet, with the keys of Packet
 Decoder = Callable[[Fields, bytes], None]  # It adds the values of a payload.
+Decoded = list[tuple[Record, Fields]]  # the packets of a batch
 Types = tuple[int, ...]  # of ICMP messages
 
 BIDIRECTIONAL = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # controls of the text direction (UAX 9)
@@ -1121,7 +1122,7 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def to_json(batch: list[tuple[Record, Fields]], link_addresses: bool = False) -> str:
+def to_json(batch: Decoded, link_addresses: bool = False) -> str:
     """Return the lines of a batch: one JSON object for each packet."""
     objects = []
     for (time_ns, length, linktype, interface, frame), fields in batch:
@@ -1480,7 +1481,7 @@ def list_interfaces() -> None:
         print(f"{printable(interface.name)} {addresses}".rstrip() + default)
 
 
-def batch_format(args: argparse.Namespace) -> Callable[[list[tuple[Record, Fields]]], str]:
+def batch_format(args: argparse.Namespace) -> Callable[[Decoded], str]:
     """Return the function that formats packets as the options ask for."""
     if args.json:
         return partial(to_json, link_addresses=args.e)
@@ -1496,11 +1497,12 @@ def batch_format(args: argparse.Namespace) -> Callable[[list[tuple[Record, Field
         dumps.append(lambda _, frame: ascii_dump(frame))
     if args.v:
         dumps.append(scapy_dump)
-    if not dumps:
-        return lambda batch: "".join([line(*item) for item in batch])
-    return lambda batch: "".join(
-        [line(*item) + "".join([dump(item[0][2], item[0][4]) for dump in dumps]) for item in batch]
-    )
+
+    def line_and_dumps(record: Record, fields: Fields) -> str:
+        return line(record, fields) + "".join(dump(record[2], record[4]) for dump in dumps)
+
+    packet_text = line_and_dumps if dumps else line
+    return lambda batch: "".join([packet_text(*item) for item in batch])
 
 
 class Output:

@@ -329,9 +329,10 @@ def test_a_dead_address_costs_a_quarter_of_a_second(monkeypatch, server_with, fu
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_of_several_errors_a_refused_connection_is_reported(order):
-    targets = [("127.0.0.1", free_port()), ("255.255.255.255", 9)][::order]  # TCP has no broadcast.
+    refused, without_scope = (socket.AF_INET, ("127.0.0.1", free_port())), (socket.AF_INET6, ("fe80::1", 9))
+    addresses = [(family, socket.SOCK_STREAM, 0, "", target) for family, target in (refused, without_scope)][::order]
     with pytest.raises(ConnectionRefusedError):
-        tcp_client.connect_first([(socket.AF_INET, socket.SOCK_STREAM, 0, "", target) for target in targets], 5)
+        tcp_client.connect_first(addresses, 5)
 
 
 def test_ipv6_and_ipv4_addresses_take_turns(monkeypatch):
