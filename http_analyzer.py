@@ -851,7 +851,7 @@ RESPONSE = re.compile(rb"(?:HTTP/(1\.\d)|ICY) ++([1-9]\d\d)(?: ([^\r\n]*))?\r?\n
 RESPONSE_STARTS = (b"HTTP/", b"ICY ")
 PLAUSIBLE = re.compile(rb"(?:%s|HTTP/)(?:(?<=/)|(?= )|\Z)[^\r\n\0]*\r?\Z" % TOKEN)  # the first bytes of a start line
 REQUEST_START = re.compile(rb"(?:%s) \S" % METHODS)
-NO_METHOD = re.compile(rb"(?![A-Z]+\Z)[^ ]+")  # It is not the beginning of a method that the next segment continues.
+NEXT_REQUEST = re.compile(rb"(?:\r\n)?(?:%s)(?: |\Z)" % METHODS)
 PLAUSIBLE_BYTES = 64  # This many bytes show whether a start line can follow.
 # One letter may stand before the method: it is the port in a binary PROXY header (\0\x50 is 80).
 LOST_REQUEST = re.compile(rb"(?<![A-Z]{2})(?:%s) \S{1,8000} HTTP/1\.[01]\r?\n" % METHODS)
@@ -992,8 +992,6 @@ class MessageReader:
         """Parse the next bytes. time: epoch seconds."""
         self.time = time
         self.is_after_gap = False
-        if self.pending and self._begins_anew(data):
-            self.pending.clear()
         if self.pending:
             self.pending += data
             if b"\n" not in data and PLAUSIBLE_BYTES < len(self.pending) < MAX_LINE_BYTES:
@@ -1010,7 +1008,7 @@ class MessageReader:
     def gap(self, size: int, problem: str) -> None:
         """Skip a gap of `size` bytes. A gap inside a body of known length loses only bytes of this body."""
         self.is_after_gap = True
-        if self.message and self.left:
+        if self.message and self.left and not self._awaits_continue():
             self.message.add_problem(problem)
             inside = min(size, self.left)
             self._count_body(inside)
@@ -1047,9 +1045,16 @@ class MessageReader:
         """Look for a start line in the next bytes, because they are the first ones after the other side has sent."""
         if self.is_after_gap:
             return  # It is not known whether the other side sent before or after the missing bytes.
-        if self.state == MessageReader._search or self.is_response is None:
+        if self.state == MessageReader._search or self.is_response is None or self._holds_body():
             self.pending.clear()
             self.state = self.state and MessageReader._start_line
+
+    def _holds_body(self) -> bool:
+        """Return whether the pending bytes are a body that the last head did not announce, and no start line."""
+        if not self.pending or self.state != MessageReader._start_line:
+            return False
+        starts = RESPONSE_STARTS if self.is_response else METHODS.split(b"|")
+        return not any(start.startswith(self.pending) or self.pending.startswith(start) for start in starts)
 
     def set_role(self, is_response: bool) -> None:
         """Set the role of this direction when the first message in the other direction has shown it."""
@@ -1067,13 +1072,8 @@ class MessageReader:
 
     def skip_body(self) -> None:
         """End the request that waits for 100 (Continue), because the server has refused its body."""
-        if self.message and not self.message.size:
+        if self._awaits_continue():
             self._finish()
-
-    def _begins_anew(self, data: bytes) -> bool:
-        """Return whether a request begins, and the pending bytes were a body that the last head did not announce."""
-        is_body = self.state == MessageReader._start_line and NO_METHOD.fullmatch(self.pending)
-        return bool(is_body and REQUEST_START.match(data))
 
     def _wait(self, data: bytes, at: int) -> int:
         """Keep the bytes from an offset until more bytes arrive."""
@@ -1092,11 +1092,14 @@ class MessageReader:
                 self.head_at = self.searched = match.end() - 1 - at
                 self.state = MessageReader._head
                 return self._head(data, at)
-        if data.find(b"\n", at) < 0:  # It is the start of a line, or a body that the head did not announce.
+        may_be_body = self.is_response is False and not self.probing  # The last head did not announce it.
+        line_end = data.find(b"\n", at) + 1
+        if not line_end:
             may_follow = len(data) - at < MAX_HEAD_BYTES and PLAUSIBLE.match(data, at, at + PLAUSIBLE_BYTES)
-            may_be_body = len(data) - at < MAX_LINE_BYTES and self.is_response is False and not self.probing
-            if may_follow or may_be_body:
+            if may_follow or (may_be_body and len(data) - at < MAX_LINE_BYTES):
                 return self._wait(data, at)
+        elif may_be_body and (request := LOST_REQUEST.search(data, at, line_end)):
+            return request.start()
         self._reject()
         return at + 1
 
@@ -1184,11 +1187,21 @@ class MessageReader:
         return at + size
 
     def _has_no_body(self, data: bytes, at: int) -> bool:
-        """Return True if a start line follows the head of a response to an unknown request: it answered HEAD."""
-        if self.request_is_unknown and self.message and not self.message.size and data.startswith(b"HTTP/1.", at):
+        """Return True if a start line follows the head: an unknown request was HEAD, or its body was refused."""
+        if self.message is None or self.message.size:
+            return False
+        if self.is_response:
+            is_start = self.request_is_unknown and data.startswith(b"HTTP/1.", at)
+        else:
+            is_start = self._awaits_continue() and NEXT_REQUEST.match(data, at) is not None
+        if is_start:
             self._finish()
-            return True
-        return False
+        return is_start
+
+    def _awaits_continue(self) -> bool:
+        """Return whether it is not known if the server wants the body of this request (RFC 9110 section 10.1.1)."""
+        message = None if self.is_response else self.message
+        return message is not None and not message.size and b"expect" in message.fields
 
     def _count_body(self, size: int) -> None:
         """Count bytes of the body, or of the chunk, and go on at its end."""
@@ -1317,6 +1330,8 @@ class Pairing:
         """Add a response whose head is complete. Return its request, or None if that is not known."""
         request = self.queue[0] if self.queue else None
         if response.is_interim():
+            if request and response.start[1] == b"100":
+                request.fields.pop(b"expect", None)  # The server wants the body.
             return request
         self.memory += response.memory()
         if request:
@@ -1572,7 +1587,8 @@ class Conversation:
         self.last = stream
         stream.peer.reader.finish_open_ended()
         stream.reader.expect_start_line()
-        if stream.reader.is_response is False and not stream.peer.reader.is_inside_message():
+        is_between = not stream.reader.is_inside_message() and not stream.peer.reader.is_inside_message()
+        if is_between and stream.reader.is_response is False:
             self.pairing.turn()
 
     def _check_protocol(self, data: bytes) -> None:

@@ -317,6 +317,22 @@ def test_a_refused_body_that_was_lost_does_not_end_the_next_request():
     assert [exchange.request_bytes for exchange in result if exchange.method == "POST"] == [10]
 
 
+@pytest.mark.parametrize(("request_bytes", "cuts"), [(GET % 1, []), (GET % 1, [4]), (b"\r\n" + GET % 1, [])])
+def test_a_refusal_of_a_body_that_was_lost_causes_no_wrong_pair(request_bytes, cuts):
+    put = b"PUT /0 HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n"
+    wire = Wire().open().send(0, put).send(1, OK % 417).send(0, request_bytes, cuts).send(1, OK % 201)
+    result = exchanges(wire.frames[:4] + wire.frames[5:])
+    assert pairs_in(result) == [(None, 201), ("/0", None), ("/1", None)]
+
+
+def test_a_gap_after_the_head_of_a_refused_request_is_not_counted_as_its_body():
+    put = b"PUT /0 HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n"
+    wire = Wire().open().send(0, put).send(1, OK % 417).send(0, GET % 1).send(1, OK % 201).send(0, GET % 2)
+    result = exchanges(wire.send(1, OK % 202).frames[:4] + wire.frames[6:])
+    assert ("/0", 201) not in pairs_in(result)
+    assert ("/2", 202) in pairs_in(result)
+
+
 def test_more_open_requests_than_the_limit_are_all_reported():
     wire = Wire().open()
     for number in range(5_000):
@@ -896,10 +912,11 @@ def test_bytes_that_are_not_http_do_not_shift_later_pairs(junk):
     assert pairs_of(*turns) == [("/0", 200), ("/1", 201), ("/2", 202)]
 
 
-@pytest.mark.parametrize("body", [b"hello", b"0123456789"])
-def test_a_body_without_a_length_is_not_a_part_of_the_next_method(body):
+@pytest.mark.parametrize("cut", [1, 2, 6])
+@pytest.mark.parametrize("body", [b"hello", b"0123456789", b"two words", b"OK", bytes(9)])
+def test_a_body_without_a_length_is_not_a_part_of_the_next_method(body, cut):
     wire = Wire().open().send(0, POST % (0, b"")).send(0, body).send(1, OK % 200)
-    wire.send(0, GET % 1, [6]).send(1, OK % 201).send(0, b"PROPPATCH / HTTP/1.1\r\n\r\n", [4]).send(1, OK % 207)
+    wire.send(0, GET % 1, [cut]).send(1, OK % 201).send(0, b"PROPPATCH / HTTP/1.1\r\n\r\n", [4]).send(1, OK % 207)
     result = [(exchange.method, exchange.status) for exchange in exchanges(wire.frames)]
     assert result == [("POST", 200), ("GET", 201), ("PROPPATCH", 207)]
 
@@ -933,6 +950,7 @@ ODD_REQUESTS = [
     b"GET /%d HTTP/1.1\r\n\r\n",
     b"GET /%d HTTP/1.1\r\n\r\n\0\0\0",
     b"POST /%d HTTP/1.1\r\n\r\na=1&b=2",
+    b"POST /%d HTTP/1.1\r\n\r\nHELLO there",
     b"POST /%d HTTP/1.1\r\nContent-Length: x\r\n\r\na\nb",
     b"POST /%d HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n",
     b"POST /%d HTTP/1.1\r\nTransfer-Encoding: identity\r\n\r\nbody",
@@ -944,6 +962,7 @@ ODD_RESPONSES = [
     b"HTTP/1.1 200 OK\r\nContent-Type: t/%d\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n",
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\nContent-Type: t/%d\r\n\r\nbody\r\n",
     b"HTTP/1.1 304 Not Modified\r\nContent-Type: t/%d\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 204 No\r\nContent-Type: t/%d\r\n\r\nHTTP",
 ]
 
 
@@ -960,6 +979,7 @@ def test_clients_and_servers_that_break_the_rules_never_cause_a_wrong_pair(lost,
         for _ in range(lost):
             del wire.frames[rng.randrange(len(wire.frames))]
         for exchange in exchanges(wire.frames):
+            assert exchange.method in (None, "GET", "POST")
             if exchange.target and exchange.content_type:
                 assert exchange.content_type == f"t{exchange.target}"
                 paired += 1
@@ -973,6 +993,7 @@ def test_a_request_has_no_body_that_ends_with_the_connection(field):
 
 
 PUT = b"PUT /0 HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n"
+NOT_MODIFIED = b"HTTP/1.1 304 Not Modified\r\n\r\n"
 CONNECT, CONNECTED = b"CONNECT h:80 HTTP/1.1\r\n\r\n", STATUS + b"\r\n"
 REFUSED, REFUSED_WITHOUT_BODY = OK % 407, b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n"
 NINE = STATUS + b"Content-Length: 9\r\n\r\n"
@@ -983,6 +1004,13 @@ IN_TUNNEL, FIRST, SECOND = ("h:80", 200, 0, 0), ("/1", 201, 0, 5), ("/2", 202, 0
 CONVERSATIONS = {
     "a body after 100 (Continue)": (
         [PUT, b"HTTP/1.1 100 Continue\r\n\r\n", b"0123456789", OK % 201], [("/0", 201, 10, 5)],
+    ),
+    "an accepted body that looks like a request": (
+        [PUT, b"HTTP/1.1 100 Continue\r\n\r\n", b"GET / HTTP", OK % 201], [("/0", 201, 10, 5)],
+    ),
+    "a body after 100 (Continue) after junk": (
+        [GET % 1, NOT_MODIFIED + b"junk", PUT, b"HTTP/1.1 100 Continue\r\n\r\n", b"0123456789", OK % 201],
+        [("/1", 304, 0, 0), ("/0", 201, 10, 5)],
     ),
     "an early answer to a body": (
         [PUT + b"01234", REFUSED, b"56789" + GET % 2, OK % 202], [("/0", 407, 5, 5), SECOND],
