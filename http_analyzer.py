@@ -844,6 +844,7 @@ def read_tcp(frame: bytes, at: int, end: int, addresses: bytes) -> Segment:
 # HTTP/1: from the bytes of one direction to messages (RFC 9112).
 
 METHODS = rb"GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT|PROPFIND|PROPPATCH|MKCOL|COPY|MOVE|LOCK|UNLOCK|REPORT"
+KNOWN_METHODS = frozenset(METHODS.split(b"|"))
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}"
 # The possessive quantifiers keep the time linear for lines that consist of spaces.
 REQUEST = re.compile(rb"(%s) ++([^\r\n]*[^\r\n ]) ++HTTP/(1\.\d)[ \t]*+\r?\n" % TOKEN)
@@ -853,8 +854,7 @@ PLAUSIBLE = re.compile(rb"(?:%s|HTTP/)(?:(?<=/)|(?= )|\Z)[^\r\n\0]*\r?\Z" % TOKE
 REQUEST_START = re.compile(rb"(?:%s) \S" % METHODS)
 NEXT_REQUEST = re.compile(rb"(?:\r\n)?(?:%s)(?: |\Z)" % METHODS)
 PLAUSIBLE_BYTES = 64  # This many bytes show whether a start line can follow.
-# One letter may stand before the method: it is the port in a binary PROXY header (\0\x50 is 80).
-LOST_REQUEST = re.compile(rb"(?<![A-Z]{2})(?:%s) \S{1,8000} HTTP/1\.[01]\r?\n" % METHODS)
+LOST_REQUEST = re.compile(rb"(?:%s) \S{1,8000} HTTP/1\.[01]\r?\n" % METHODS)
 LOST_RESPONSE = re.compile(rb"HTTP/1\.[01] [1-5]\d\d[ \r\n]")
 HEAD_END = re.compile(rb"\n\r?\n")
 FIELD = re.compile(rb"\n([^\s:]+)[ \t]*:[ \t]*([^\r\n]*)")
@@ -1053,7 +1053,7 @@ class MessageReader:
         """Return whether the pending bytes are a body that the last head did not announce, and no start line."""
         if not self.pending or self.state != MessageReader._start_line:
             return False
-        starts = RESPONSE_STARTS if self.is_response else METHODS.split(b"|")
+        starts = RESPONSE_STARTS if self.is_response else KNOWN_METHODS
         return not any(start.startswith(self.pending) or self.pending.startswith(start) for start in starts)
 
     def set_role(self, is_response: bool) -> None:
@@ -1086,7 +1086,7 @@ class MessageReader:
         is_response = data.startswith(RESPONSE_STARTS, at)
         if self.is_response in (None, is_response):
             match = (RESPONSE if is_response else REQUEST).match(data, at)
-            if match and match.end() - at < MAX_HEAD_BYTES:
+            if match and match.end() - at < MAX_HEAD_BYTES and not self._holds_another(match):
                 self._recognise(is_response)
                 self.start = match.groups()
                 self.head_at = self.searched = match.end() - 1 - at
@@ -1102,6 +1102,13 @@ class MessageReader:
             return request.start()
         self._reject()
         return at + 1
+
+    @staticmethod
+    def _holds_another(match: re.Match[bytes]) -> bool:
+        """Return whether a line that looks like a request is a body with the start line of the next request."""
+        at = match.start() + 3  # Three bytes, because M-POST (RFC 2774) and BCOPY (WebDAV) contain other methods.
+        is_known = match[1] in KNOWN_METHODS or match.re is RESPONSE
+        return not is_known and LOST_REQUEST.search(match.string, at, match.end()) is not None
 
     def _recognise(self, is_response: bool) -> None:
         self.probing = False

@@ -691,6 +691,11 @@ def test_idle_connections_are_dropped_and_reported():
 
 GET_ROOT = b"GET / HTTP/1.1\r\n\r\n"
 CASES = {
+    "a method with another one in it": (
+        b"M-POST /1 HTTP/1.1\r\n\r\n",
+        OK % 200,
+        ("M-POST", "/1", 200, 0, 5, ()),
+    ),
     "any method": (b"BREW /pot HTTP/1.1\r\n\r\n", b"HTTP/1.1 418 I'm\r\n\r\n", ("BREW", "/pot", 418, 0, 0, ())),
     "HEAD": (b"HEAD / HTTP/1.1\r\n\r\n", STATUS + b"Content-Length: 9\r\n\r\n", ("HEAD", "/", 200, 0, 0, ())),
     "until close": (b"GET / HTTP/1.0\n\n", b"HTTP/1.0 200 OK\n\nuntil the end", ("GET", "/", 200, 0, 13, ())),
@@ -1017,6 +1022,9 @@ CONVERSATIONS = {
     ),
     "a request during a response": ([GET % 1, (OK % 201)[:-3], GET % 2, b"llo" + OK % 202], [FIRST, SECOND]),
     "a request during a head": ([GET % 1, (OK % 201)[:-9], GET % 2, (OK % 1)[-9:] + OK % 202], [FIRST, SECOND]),
+    "junk before a pipelined request": (
+        [POST % (1, b"") + b"HELLO WORLD" + GET % 2, OK % 201 + OK % 202], [FIRST, SECOND],
+    ),
     "pipelining later": (
         [GET % 0, OK % 200, GET % 1 + GET % 2, OK % 201 + OK % 202], [("/0", 200, 0, 5), FIRST, SECOND],
     ),
