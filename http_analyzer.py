@@ -1534,13 +1534,11 @@ class Conversation:
 
     def advance(self, time: float) -> None:
         """Pass on the segments that are in order. After a grace period, declare missing bytes lost."""
-        if self.is_reset:
-            if time - self.reset_at > GRACE_S:
-                self.close()
-            return
         while self.out_of_order_segments and not self.closed:
             if not self._pass_in_order() and not (self._is_late(time) and self._skip_gap(self._is_full())):
-                return
+                break
+        if self.is_reset and time - self.reset_at > GRACE_S:
+            self.close()
 
     def _is_full(self) -> bool:
         has_too_many = self.out_of_order_segments > MAX_OUT_OF_ORDER_SEGMENTS
@@ -1650,7 +1648,7 @@ class Conversation:
 
     def close(self) -> None:
         """End the connection: report what is incomplete."""
-        while self.out_of_order_segments and not self.is_reset and not self.closed:
+        while self.out_of_order_segments and not self.closed:
             if not self._pass_in_order() and not self._skip_gap(is_forced=True):
                 break
         if self.closed:
@@ -1973,8 +1971,8 @@ class HTTPAnalyzer:
             is_repeated = seq == stream.isn if stream.isn != UNKNOWN else 0 <= behind < MAX_OUT_OF_ORDER_BYTES
             if flags & SYN:
                 is_same = is_repeated or stream.next == UNKNOWN
-            else:
-                is_same = -MAX_OUT_OF_ORDER_BYTES < behind < REUSE_BYTES
+            else:  # If the sender of a RST continues, the RST was not accepted.
+                is_same = -MAX_OUT_OF_ORDER_BYTES < behind < REUSE_BYTES and not stream.is_reset
             if is_same:
                 return stream
             if flags & (SYN | ACK) == SYN and not stream.conversation.closed and stream.peer.isn != UNKNOWN:

@@ -589,7 +589,7 @@ def test_segments_after_a_reset_are_no_new_connection():
     wire = Wire().open().send(0, GET % 1).send(1, b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n").put(0, RST)
     wire.seq[1] += 500
     (exchange,) = exchanges(wire.send(1, b"a quotation:\nHTTP/1.1 200 OK\r\n\r\n").frames)
-    assert brief(exchange) == ("GET", "/1", 200, 0, 0, ("cut off",))
+    assert brief(exchange) == ("GET", "/1", 200, 0, 532, ("gap", "cut off"))
 
 
 def test_a_reset_is_no_end_of_a_body_without_a_length():
@@ -1091,6 +1091,20 @@ def test_a_reset_outside_the_window_and_one_that_both_ends_ignore_end_nothing():
         else:
             wire.send(1, OK % 201).send(0, GET % 2).send(1, OK % 202)
         assert pairs_in(exchanges(wire.frames)) == [("/1", 201), ("/2", 202)]
+
+
+@pytest.mark.parametrize(("shift", "pairs"), [(0, [("/1", None), (None, 201)]), (5_000_000, [("/1", 201)])])
+def test_only_a_reset_inside_the_window_ends_a_connection_after_a_pause(shift, pairs):
+    wire = Wire().open().send(0, GET % 1)
+    wire.frames.append((wire.time, 1, bytes(12) + IP4 + wire.packet(1, wire.seq[1] + shift, wire.seq[0], RST | ACK)))
+    wire.time += 5
+    assert pairs_in(exchanges(wire.put(0, ACK).send(1, OK % 201).frames)) == pairs
+
+
+def test_a_reset_does_not_hide_the_response_that_it_acknowledges():
+    wire = Wire().open().send(0, GET % 1).send(1, OK % 201).put(0, RST | ACK)
+    wire.frames[-2:] = reversed(wire.frames[-2:])
+    assert pairs_in(exchanges(wire.frames)) == [("/1", 201)]
 
 
 # Bodies
