@@ -868,9 +868,10 @@ def record_type(number: int) -> str:
 
 def dns_name(message: bytes, at: int) -> tuple[str, int]:
     """Return a domain name and the offset behind it. Raise ValueError for a pointer forwards, or too many of them."""
-    wire = message[at : message.index(0, at)]
-    if wire.isascii():  # A pointer is not ASCII.
-        return plain_name(wire), at + len(wire) + 1
+    plain_end = message.find(0, at)
+    wire = message[at:plain_end]
+    if plain_end >= 0 and wire.isascii():  # A pointer is not ASCII.
+        return plain_name(wire), plain_end + 1
     labels = []
     end = 0
     pointers = 0
