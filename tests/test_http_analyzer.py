@@ -394,11 +394,12 @@ def link(header, linktype):
     return lambda packet: [(1.0, linktype, header + packet)]
 
 
-def fragments(packet):
-    """An IPv4 packet in three, the last first."""
+def fragments(packet, cuts=((48, None), (0, 24), (24, 48))):
+    """An IPv4 packet in parts, of which the last one has no end."""
     payload = packet[20:]
-    for start, end, more in ((48, None, 0), (0, 24, 0x2000), (24, 48, 0x2000)):
+    for start, end in cuts:
         part = payload[start:end]
+        more = 0x2000 if end else 0
         head = packet[:2] + struct.pack("!HHH", 20 + len(part), 7, start // 8 | more) + packet[8:20]
         yield 1.0, 101, head + part
 
@@ -497,6 +498,14 @@ def test_a_link_layer(name):
     (exchange,) = exchanges(frames)
     assert brief(exchange) == ("GET", "/1", 200, 0, 5, ())
     assert exchange.client == ("[fd00::1]:40000" if addresses else "10.0.0.1:40000")
+
+
+def test_overlapping_fragments_do_not_hide_a_hole():
+    wire = Wire().send(0, GET % 1)
+    packet = wire.frames[0][2][14:]
+    frames = [*fragments(packet, [(0, 24), (8, 24), (40, None), (24, 40)])]
+    assert len(packet) - 20 <= 24 + 16 + len(packet) - 20 - 40  # Without the last fragment, there are enough bytes.
+    assert pairs_in(exchanges(frames)) == [("/1", None)]
 
 
 def test_an_identification_can_be_used_again():
@@ -1022,6 +1031,9 @@ CONVERSATIONS = {
     ),
     "a request during a response": ([GET % 1, (OK % 201)[:-3], GET % 2, b"llo" + OK % 202], [FIRST, SECOND]),
     "a request during a head": ([GET % 1, (OK % 201)[:-9], GET % 2, (OK % 1)[-9:] + OK % 202], [FIRST, SECOND]),
+    "line ends before a request": (
+        [GET % 1 + b"\r\n\r\n" + GET % 2, OK % 201 + b"\r\n" + OK % 202], [FIRST, SECOND],
+    ),
     "junk before a pipelined request": (
         [POST % (1, b"") + b"HELLO WORLD" + GET % 2, OK % 201 + OK % 202], [FIRST, SECOND],
     ),
@@ -1524,6 +1536,7 @@ def test_json_keys(run, capture):
     assert list(first) == keys.split()
     more = json.loads(run("http_analyzer.py", "-r", capture, "--json", "--headers")[1].splitlines()[0])
     assert more["request_headers"] == [["Host", "example.com"]]
+    assert more["response_headers"] == [["Content-Length", "5"]]
     assert {key: more[key] for key in first} == first
 
 
@@ -1602,6 +1615,19 @@ def test_har_has_no_url_that_browsers_refuse(head, url):
     assert (entry["serverIPAddress"], entry["connection"], entry["_client"]) == ("10.0.0.2", "80", "10.0.0.1:40000")
 
 
+def test_har_has_times_versions_and_types():
+    head = b"HTTP/1.0 200 OK\r\nContent-Type: text/css\r\nContent-Length: 4\r\n\r\n"
+    wire = Wire().open().send(0, b"POST /1 HTTP/1.0\r\nContent-Type: a/b\r\nContent-Length: 1\r\n\r\nx")
+    wire.send(1, head).send(1, b"body")
+    (exchange,) = exchanges(wire.frames, headers=True, bodies=True, max_body_bytes=2)
+    entry = json.loads(http_analyzer.har_entry(exchange))
+    assert (entry["time"], entry["timings"]["wait"], entry["timings"]["receive"]) == (2.0, 1.0, 1.0)
+    assert entry["request"]["httpVersion"] == entry["response"]["httpVersion"] == "HTTP/1.0"
+    assert entry["request"]["postData"]["mimeType"] == "a/b"
+    content = {"size": 2, "mimeType": "text/css", "text": "bo", "comment": "The end of the body was cut."}
+    assert entry["response"]["content"] == content
+
+
 def test_har_of_a_response_without_a_request():
     response = b"HTTP/1.1 301 -\r\nContent-Length: 0\r\nLocation: /x\r\n\r\n"
     (exchange,) = exchanges(frames_of(b"", response), headers=True)
@@ -1659,6 +1685,7 @@ def test_the_summary(run, tmp_path):
     ):
         assert words in lines
     assert ["1", "no", "response:"] in [words[:3] for words in lines]
+    assert "others" not in out
     unanswered = [words for words in lines if words[-1:] == ["http://10.0.0.2:80/unanswered"]]
     assert unanswered == [["1", "-", "-", "-", "http://10.0.0.2:80/unanswered"]]
     assert ["1", *["988", "µs"] * 2, "1", "ms"] in [words[:7] for words in lines]
@@ -1712,6 +1739,8 @@ def test_no_percentile_is_above_the_maximum_and_urls_are_counted_without_their_q
     times = summary["response_times"]
     assert times["p50_s"] <= times["p90_s"] <= times["p95_s"] <= times["p99_s"] <= times["max_s"]
     assert times["max_s"] == pytest.approx(0.15, abs=0.001)
+    assert times["p50_s"] == pytest.approx(0.125, rel=0.02)
+    assert times["p95_s"] == pytest.approx(0.148, rel=0.02)
     (page,) = summary["frequent_urls"]
     assert (page["url"], page["count"]) == ("http://h/page", 50)
     assert page["p50_s"] <= page["p95_s"] <= page["max_s"] == times["max_s"]
