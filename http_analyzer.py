@@ -1061,7 +1061,7 @@ class MessageReader:
         self.is_response = is_response
         self.state = self.state or MessageReader._search
         if self.lost_before_first and not is_response:
-            self.pairing.requests_lost("gap")
+            self.pairing.start_lost()
 
     def enter_tunnel(self) -> None:
         """Look for HTTP inside a CONNECT tunnel. The client may have sent a part of it already."""
@@ -1275,6 +1275,7 @@ class MessageReader:
             if self.is_response:
                 self.pairing.finish(message)
         if self.is_response is None:
+            self.pairing.incomplete_sides += not self.lost_before_first
             self.lost_before_first = True
         elif self.is_response:
             self.pairing.responses_lost(problem)
@@ -1314,6 +1315,7 @@ class Pairing:
     pairs: list[tuple[Message | None, Message | None]] = field(default_factory=list)
     queue: list[Message | None] = field(default_factory=list)  # None is LOST
     memory: int = 0  # bytes of the messages that are not in a pair yet
+    incomplete_sides: int = 0  # directions with missing bytes before the first message
     signal: str = ""  # for the reader of requests: "stop", "tunnel" or "no body"
     pipelines: bool = False
     may_be_answered: bool = False  # Lost responses may have answered the requests in the queue.
@@ -1362,6 +1364,13 @@ class Pairing:
     def finish(self, response: Message) -> None:
         """Report a response that is complete, with its request."""
         self._report(response.request, response)
+
+    def start_lost(self) -> None:
+        """Note that bytes were missing before the first request."""
+        if self.incomplete_sides == 2:
+            self.relied_on_turns = True  # The responses to the lost requests are missing, too.
+        else:
+            self.requests_lost("gap")
 
     def requests_lost(self, problem: str) -> None:
         """Note that an unknown number of requests could not be read."""
@@ -1468,6 +1477,7 @@ class Stream:
         """
         missing = self.out_of_order[0][0] - self.next if self.out_of_order else ENDLESS
         size = missing if is_forced and self.out_of_order else min(missing, self.acked - self.next)
+        size = min(size, self.reader.left or size)  # The other side may have sent at the end of the body.
         needed = self.peer.out_of_order[0][3] - self.next if self.peer.out_of_order else 0
         return min(size, needed) if needed > 0 else size
 

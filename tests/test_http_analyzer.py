@@ -279,6 +279,25 @@ def test_after_a_loss_of_several_segments_the_next_exchanges_are_right_again(see
     assert sum(exchange.target is not None for exchange in result) == requests
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_lost_segments_do_not_concern_the_exchanges_that_are_captured_whole(seed):
+    rng = random.Random(seed)
+    for _ in range(60):
+        wire = Wire().open()
+        places = []
+        for number in range(8):
+            first = len(wire.frames)
+            body = bytes(rng.choice([0, 3_000]))
+            request = POST % (number, b"Content-Length: %d\r\n" % len(body)) + body
+            wire.send(0, request, range(1448, len(request), 1448)).send(1, OK % (200 + number))
+            places.append(range(first, len(wire.frames)))
+        first = rng.randrange(3, len(wire.frames))
+        lost = range(first, first + rng.randrange(1, 9))
+        result = pairs_in(exchanges([frame for place, frame in enumerate(wire.close().frames) if place not in lost]))
+        for number, place in enumerate(places):
+            assert not set(place).isdisjoint(lost) or (f"/{number}", 200 + number) in result
+
+
 @pytest.mark.parametrize("letters", ["rrARRRARARAARA", "RRAARrarAARARRARA", "RaRRaRARARAARRA"])
 def test_where_losses_hide_how_many_are_pipelined_nothing_is_paired_wrongly(letters):
     """Of requests (R) and responses (A), each with the next number, those in small letters are lost."""
