@@ -1324,6 +1324,8 @@ class Pairing:
     def add_request(self, request: Message) -> None:
         """Add a request whose head is complete."""
         self.memory += request.memory()
+        if self.may_be_answered and self.queue[0]:
+            self.turn()  # The lost response came before the end of its request.
         if self.queue == [None] and self.loss == "malformed":
             self.may_be_answered = True  # The lost bytes can be a body that the head did not announce.
         elif self.queue:
@@ -1646,7 +1648,9 @@ class Conversation:
 
     def _skip_gap(self, is_forced: bool) -> bool:
         """Declare missing bytes lost, first those of the side that must send now. Return whether it helped."""
-        first = self.last if self.last.reader.is_inside_message() else self.last.peer
+        reader = self.last.reader
+        continues = reader.is_inside_message() or (reader.is_response and self.pairing.queue)
+        first = self.last if continues else self.last.peer
         if first.waits_for_peer() and first.peer.out_of_order and not first.peer.waits_for_peer():
             first = first.peer  # It sent its next segment before it received the missing bytes of the other one.
         for stream in (first, first.peer):
