@@ -1076,7 +1076,7 @@ def test_the_records_of_a_hostile_dns_message_are_not_all_read():
 
 def client_hello(name=b"www.example.org"):
     server_name = struct.pack("!HHHBH", 0, len(name) + 5, len(name) + 3, 0, len(name)) + name
-    extensions = b"\0\x17\0\0" + server_name + b"\0\x10\0\x02\0\0" * 50
+    extensions = b"\0\x17\0\0" + b"\0\x2b\0\x0bnot-a-name!" + server_name + b"\0\x10\0\x02\0\0" * 50
     body = (
         b"\3\3"
         + bytes(32)
@@ -1134,6 +1134,8 @@ DHCP = bytes(16) + bytes([192, 0, 2, 10]) + bytes(216) + b"\x63\x82\x53\x63"  # 
 def test_dhcp_shows_the_message_type_and_the_address():
     for padding in (b"", b"\0\0"):
         assert udp_info(DHCP + padding + b"\x35\x01\x02\xff", 67, 68).info == "DHCP Offer 192.0.2.10"
+    without_address = bytes(236) + DHCP[236:]
+    assert udp_info(without_address + b"\x35\x01\x01\xff", 68, 67).info == "DHCP Discover"
 
 
 @pytest.mark.parametrize("options", [b"\xff", b"\x35\0\xff", b"\x35\1\2\x32\3\1\2\3\xff", b"\x35\1\x63\xff", b""])
@@ -1142,8 +1144,25 @@ def test_dhcp_without_a_type_or_with_a_short_address_has_no_info(options):
     assert (packet.info, packet.proto) == (None, "UDP")
 
 
-def test_too_many_mpls_labels_are_malformed():
-    assert decode(bytes(12) + b"\x88\x47" + b"\0\1\0\x40" * 20 + b"\0\1\1\x40" + bytes(40), 1).malformed
+def test_too_many_mpls_labels_are_malformed(run, tmp_path):
+    frame = bytes(12) + b"\x88\x47" + b"\0\1\0\x40" * 20 + b"\0\1\1\x40" + bytes(40)
+    assert decode(frame, 1).malformed
+    assert lines(run("sniff.py", "-r", pcap(tmp_path / "a", [frame])))[0].endswith("bytes [malformed]")
+
+
+def test_a_pppoe_session_without_ip_is_named():
+    assert decode(bytes(12) + b"\x88\x64\x11\0\0\1\0\6\xc0\x21\1\1\0\4", 1).proto == "PPPoE"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["-X", "-A"], ["-x", "-A"], ["-w", "-", "--top"], ["-w", "-", "--print"], ["-i", "lo"], ["-W", "3"], ["-C", "1"],
+     *(["--json", option] for option in ("-X", "-x", "-A", "-v", "--top"))],
+    ids=" ".join,
+)  # fmt: skip
+def test_options_that_contradict_each_other_are_one_error(run, mixed, options):
+    status, out, err = run("sniff.py", "-r", mixed, *options)
+    assert (status, out, err.count("sniff.py: error: ")) == (2, "", 1)
 
 
 def test_ten_thousand_mutated_payloads_are_decoded():
@@ -1174,11 +1193,15 @@ INNER_TEXT = "UDP 10.0.0.1:1 > 10.0.0.2:2"
         (IP(proto=47) / (b"\0\0\x08\0" + INNER), "GRE"),
         (IP(proto=47) / (b"\x30\0\x08\0" + bytes(8) + INNER), "GRE"),
         (IP(proto=47) / (b"\0\0\x65\x58" + raw(Ether(type=0x0800)) + INNER), "GRE"),
+        (IP(proto=47) / (b"\0\0\x88\xbe" + raw(Ether(type=0x0800)) + INNER), "GRE"),
+        (IP(proto=47) / (b"\x10\0\x88\xbe" + bytes(12) + raw(Ether(type=0x0800)) + INNER), "GRE"),
+        (IP(proto=47) / (b"\x10\0\x22\xeb" + bytes(16) + raw(Ether(type=0x0800)) + INNER), "GRE"),
         (UDP(dport=4789) / (b"\x08" + bytes(7) + raw(Ether(type=0x0800)) + INNER), "UDP"),
         (UDP(dport=8472) / (b"\x08" + bytes(7) + raw(Ether(type=0x0800)) + INNER), "UDP"),
     ],
-    ids=["IP in IP", "GRE", "GRE with key and sequence", "GRE with Ethernet", "VXLAN", "VXLAN on Linux' older port"],
-)
+    ids=["IP in IP", "GRE", "GRE with key and sequence", "GRE with Ethernet", "ERSPAN I", "ERSPAN II", "ERSPAN III",
+         "VXLAN", "VXLAN on Linux' older port"],
+)  # fmt: skip
 def test_tunnels_show_the_outer_addresses_and_the_inner_packet(outer, proto):
     packet = decode(raw(ETHER / tunnelled(outer)), 1)
     assert (packet.proto, packet.src, packet.info) == (proto, "192.0.2.1", INNER_TEXT)
