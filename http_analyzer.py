@@ -852,7 +852,7 @@ RESPONSE = re.compile(rb"(?:HTTP/(1\.\d)|ICY) ++([1-9]\d\d)(?: ([^\r\n]*))?\r?\n
 RESPONSE_STARTS = (b"HTTP/", b"ICY ")
 PLAUSIBLE = re.compile(rb"(?:%s|HTTP/)(?:(?<=/)|(?= )|\Z)[^\r\n\0]*\r?\Z" % TOKEN)  # the first bytes of a start line
 REQUEST_START = re.compile(rb"(?:%s) \S" % METHODS)
-NEXT_REQUEST = re.compile(rb"(?:\r\n)?(?:%s)(?: |\Z)" % METHODS)
+NEXT_REQUEST = re.compile(rb"(?:\r\n)?(?:(?:%s) |[A-Z]{1,9}\Z)" % METHODS)  # A segment can end inside the method.
 PLAUSIBLE_BYTES = 64  # This many bytes show whether a start line can follow.
 LOST_REQUEST = re.compile(rb"(?:%s) \S{1,8000} HTTP/1\.[01]\r?\n" % METHODS)
 LOST_RESPONSE = re.compile(rb"HTTP/1\.[01] [1-5]\d\d[ \r\n]")

@@ -336,7 +336,9 @@ def test_a_refused_body_that_was_lost_does_not_end_the_next_request():
     assert [exchange.request_bytes for exchange in result if exchange.method == "POST"] == [10]
 
 
-@pytest.mark.parametrize(("request_bytes", "cuts"), [(GET % 1, []), (GET % 1, [4]), (b"\r\n" + GET % 1, [])])
+@pytest.mark.parametrize(
+    ("request_bytes", "cuts"), [(GET % 1, []), (GET % 1, [2]), (GET % 1, [4]), (b"\r\n" + GET % 1, [])]
+)
 def test_a_refusal_of_a_body_that_was_lost_causes_no_wrong_pair(request_bytes, cuts):
     put = b"PUT /0 HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n"
     wire = Wire().open().send(0, put).send(1, OK % 417).send(0, request_bytes, cuts).send(1, OK % 201)
