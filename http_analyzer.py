@@ -1255,7 +1255,8 @@ class MessageReader:
         if match:
             self.state = MessageReader._start_line
             return match.start()
-        rest = max(at, data.rfind(b"\n") + 1, len(data) - MAX_LINE_BYTES)
+        # Less than the limit is kept, so that one search covers many short segments.
+        rest = max(at, data.rfind(b"\n") + 1, len(data) - MAX_LINE_BYTES // 2)
         self.probe_left -= rest - at if self.is_response is None else 0
         if self.probe_left < 0:
             self.stop()
