@@ -514,10 +514,11 @@ LINK_LAYERS: dict[int, tuple[str, Callable[[bytes], tuple[int, int]]]] = {
 
 # Packets: from the bytes of a frame to what its line shows.
 
-MAX_TAGS = 8  # VLAN tags or MPLS labels of a frame; a frame with more of them is malformed
+MAX_TAGS = 8  # VLAN tags, MPLS labels or IPv6 extension headers; a frame with more of them is malformed
 MAX_INFO_CHARS = 200
 DECODING_ERRORS = (struct.error, LookupError, ValueError, OSError)  # for damaged packets; inet_ntoa() raises OSError
 MAX_NAME_POINTERS, MAX_NAME_BYTES, MAX_RECORDS = 16, 255, 20  # limits for a DNS message (RFC 1035 section 4.1.4)
+MAX_FIELDS = 100  # extensions of a TLS ClientHello, or options of a DHCP message
 SHOWN_ANSWERS = 4  # answers of a DNS message that are printed; the others are counted
 ARP = 0x0806
 ETHERTYPES = {
@@ -717,7 +718,11 @@ def ipv6(fields: Fields, frame: bytes, at: int) -> None:
     fields["proto"] = "IPv6"
     fields.update(address_fields(addresses, b"")[0])
     end = at + total if total or protocol else len(frame)  # A jumbogram has the length 0.
+    headers = 0
     while protocol in (0, 43, 44, 51, 60, 135) and not fields.get("fragment"):
+        headers += 1
+        if headers > MAX_TAGS:
+            raise ValueError
         following, size = struct.unpack_from("!BB", frame, at)
         if protocol == 44:
             fields["fragment"] = unpack_16(frame, at + 2)[0] & 0xFFF8
@@ -927,7 +932,7 @@ def tls(fields: Fields, data: bytes) -> None:
     at += 1 + data[at]  # session ID
     at += 2 + unpack_16(data, at)[0]  # cipher suites
     at += 3 + data[at]  # compression methods, and the length of all extensions
-    while at + 4 <= len(data):
+    for _ in range(MAX_FIELDS):
         kind, size = unpack_2x16(data, at)
         name = data[at + 9 : at + 4 + size].decode("utf-8", "backslashreplace") if kind == 0 else ""
         if name:
@@ -952,7 +957,9 @@ def dhcp(fields: Fields, data: bytes) -> None:
         return
     options = dict[int, bytes]()
     at = 240
-    while data[at] != 255 and len(options) < MAX_RECORDS:
+    for _ in range(MAX_FIELDS):
+        if data[at] == 255:
+            break
         if data[at]:
             options[data[at]] = data[at + 2 : at + 2 + data[at + 1]]
         at += 2 + data[at + 1] if data[at] else 1

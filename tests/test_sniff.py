@@ -1228,6 +1228,16 @@ def test_tunnels_in_tunnels_cost_no_recursion():
     assert decode(packet, 101).info.startswith("IPIP 192.0.2.1 > 192.0.2.2")
 
 
+def test_thousands_of_extension_headers_options_and_extensions_are_not_all_read():
+    headers = struct.pack("!IHBB", 6 << 28, 64_000, 0, 64) + bytes(32) + bytes(64_000)
+    hello = b"\x16\3\1\xff\xff\1" + bytes(60_000)
+    options = DHCP + bytes(60_000)
+    for _ in range(1_000):  # The limit for the time of a test is less than reading them all needs.
+        assert decode(headers, 101).malformed
+        assert tcp_info(hello, 443).info == "TLS ClientHello"
+        assert udp_info(options, 67).info is None
+
+
 def test_thousands_of_vlan_tags_are_malformed_and_not_all_read():
     frame = bytes(12) + b"\x81\0\0\x07" * 16_000 + b"\x08\0"
     packets = [decode(frame, 1) for _ in range(300)]
