@@ -530,7 +530,6 @@ MAX_UNREAD_KINDS = 100  # kinds of frames that are counted one by one, because t
 MAX_HEAD_BYTES = 65_536  # the start line with its header lines; servers allow 8 to 64 KiB
 MAX_LINE_BYTES = 4_096  # a chunk size with its extensions, or a start line after a gap
 MAX_PROBE_BYTES = 65_536  # per direction, in which a connection must show its first HTTP message
-MAX_OPEN_REQUESTS = 1_000  # pipelined requests per connection that have no response yet
 MAX_OUT_OF_ORDER_BYTES = 1_048_576  # per connection; a large receive window (RFC 7323)
 MAX_OUT_OF_ORDER_SEGMENTS = 1_024  # per connection
 MAX_CONNECTIONS = 20_000  # each costs about 1.5 kB
@@ -1334,9 +1333,6 @@ class Pairing:
                 self._mark_front_lost()
             self.pipelines = True
         self.queue.append(request)
-        if len(self.queue) > MAX_OPEN_REQUESTS:
-            self._mark_front_lost()
-            self._report(self.queue.pop(1), None)
 
     def add_response(self, response: Message) -> Message | None:
         """Add a response whose head is complete. Return its request, or None if that is not known."""
