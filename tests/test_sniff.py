@@ -1038,6 +1038,11 @@ ADDRESSES = b"".join(answer(1, bytes([203, 0, 113, last])) for last in range(5, 
         (question(bits=0x8180, answers=2) + answer(5, b"\3cdn\xc0\x10") + answer(1, b"\1\2\3\4", b"\3cdn\xc0\x10"),
          "www.example.org CNAME cdn.example.org A 1.2.3.4"),
         (question(bits=0x8180, answers=1) + answer(5, b"\3cdn\xc0\x10"), "www.example.org CNAME cdn.example.org"),
+        (question(bits=0x8180, answers=2) + answer(5, b"\3cdn\xc0\x10") + answer(1, b"\1\2\3\4", b"\1y\xc0\x2d"),
+         "www.example.org CNAME cdn.example.org A 1.2.3.4"),
+        (question(bits=0x8180, answers=3) + ADDRESSES[:20], "www.example.org A 203.0.113.5 ..."),
+        (question(bits=0x8180, answers=2) + answer(1, b"abc") + answer(28, b"abcd"), "www.example.org A AAAA"),
+        (struct.pack("!HHHHHH", 7, 0x8400, 0, 1, 0, 0) + answer(12, b"\1p\0", b"\5local\0"), "local PTR p"),
         (question(bits=0x8180, answers=2) + answer(65, b"\0\1\0") + answer(257, b"\0"),
          "www.example.org HTTPS . CAA"),
         (question(bits=0x8180, answers=1) + answer(16, b"\3abc"), "www.example.org TXT abc"),
@@ -1136,6 +1141,8 @@ def test_dhcp_shows_the_message_type_and_the_address():
         assert udp_info(DHCP + padding + b"\x35\x01\x02\xff", 67, 68).info == "DHCP Offer 192.0.2.10"
     without_address = bytes(236) + DHCP[236:]
     assert udp_info(without_address + b"\x35\x01\x01\xff", 68, 67).info == "DHCP Discover"
+    renewal = bytes(12) + bytes([192, 0, 2, 11]) + bytes(220) + DHCP[236:]
+    assert udp_info(renewal + b"\x35\x01\x03\xff", 68, 67).info == "DHCP Request 192.0.2.11"
 
 
 @pytest.mark.parametrize("options", [b"\xff", b"\x35\0\xff", b"\x35\1\2\x32\3\1\2\3\xff", b"\x35\1\x63\xff", b""])
@@ -1212,6 +1219,31 @@ def tunnelled(outer):
         return V4 / outer
     outer.src, outer.dst = "192.0.2.1", "198.51.100.2"
     return outer
+
+
+def test_mpls_shows_the_inner_packet():
+    assert decode(bytes(12) + b"\x88\x47\0\1\0\x40\0\1\1\x40" + INNER, 1).info == INNER_TEXT
+
+
+def test_the_name_in_a_query_inside_a_tunnel_is_counted():
+    query = raw(IP(src="10.0.0.1", dst="10.0.0.2") / UDP(dport=53) / question())
+    assert decode(raw(ETHER / tunnelled(IP(proto=4) / query)), 1).name == "www.example.org"
+
+
+def test_a_later_fragment_has_no_flags_and_no_names():
+    packet = decode(raw(ETHER / IP(frag=100, proto=6) / (bytes(13) + b"\x02" + bytes(40))), 1)
+    assert (packet.fragment, packet.flags, packet.sport, packet.malformed) == (800, None, None, False)
+
+
+def test_extension_headers_of_any_length_are_skipped():
+    for protocol, header in ((0, b"\x11\1" + bytes(14)), (51, b"\x11\4" + bytes(22))):
+        packet = raw(V6)[:4] + struct.pack("!HB", len(header) + 8, protocol) + raw(V6)[7:40]
+        assert decode(packet + header + struct.pack("!HHHH", 1, 2, 8, 0), 101).dport == 2
+
+
+def test_arp_for_another_protocol_than_ipv4_shows_its_operation():
+    packet = decode(bytes(12) + b"\x08\x06" + struct.pack("!HHBBH", 1, 0x86DD, 6, 16, 1) + bytes(44), 1)
+    assert (packet.proto, packet.info, packet.src) == ("ARP", "operation 1", None)
 
 
 def test_six_in_four_shows_the_inner_packet():
