@@ -1527,7 +1527,7 @@ class Conversation:
         if flags & RST:
             self._reset(stream, time, seq)
             return
-        if stream.is_reset and (seq + size > stream.next or ack > peer.next):
+        if stream.is_reset and (seq + size > stream.next or ack > peer.acked):
             self.is_reset = stream.is_reset = False  # Its sender continues, and so the RST was not accepted.
         peer.acked = max(peer.acked, ack)
         if (size or is_fin) and seq + size >= stream.next:

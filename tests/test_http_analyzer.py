@@ -1138,6 +1138,15 @@ def test_only_a_reset_inside_the_window_ends_a_connection_after_a_pause(shift, p
     assert pairs_in(exchanges(wire.put(0, ACK).send(1, OK % 201).frames)) == pairs
 
 
+def test_a_reset_is_ignored_if_its_sender_continues_to_acknowledge():
+    wire = Wire().open().send(0, GET % 1).send(1, STATUS + b"Content-Length: 3000\r\n\r\n").put(0, ACK)
+    wire.frames.append((wire.time, 1, bytes(12) + IP4 + wire.packet(0, wire.seq[0], wire.seq[1], RST | ACK)))
+    for _ in range(3):
+        wire.time += 0.8
+        wire.send(1, bytes(1000)).put(0, ACK)
+    assert brief(exchanges(wire.close().frames)[0]) == ("GET", "/1", 200, 0, 3000, ())
+
+
 def test_a_reset_does_not_hide_the_response_that_it_acknowledges():
     wire = Wire().open().send(0, GET % 1).send(1, OK % 201).put(0, RST | ACK)
     wire.frames[-2:] = reversed(wire.frames[-2:])
