@@ -850,7 +850,6 @@ REQUEST = re.compile(rb"(%s) ++([^\r\n]*[^\r\n ]) ++HTTP/(1\.\d)[ \t]*+\r?\n" % 
 RESPONSE = re.compile(rb"(?:HTTP/(1\.\d)|ICY) ++([1-9]\d\d)(?: ([^\r\n]*))?\r?\n")  # ICY: SHOUTcast servers
 RESPONSE_STARTS = (b"HTTP/", b"ICY ")
 PLAUSIBLE = re.compile(rb"(?:%s|HTTP/)(?:(?<=/)|(?= )|\Z)[^\r\n\0]*\r?\Z" % TOKEN)  # the first bytes of a start line
-REQUEST_START = re.compile(rb"(?:%s) \S" % METHODS)
 NEXT_REQUEST = re.compile(rb"(?:\r\n)?(?:(?:%s) |[A-Z]{1,9}\Z)" % METHODS)  # A segment can end inside the method.
 PLAUSIBLE_BYTES = 64  # This many bytes show whether a start line can follow.
 LOST_REQUEST = re.compile(rb"(?:%s) \S{1,8000} HTTP/1\.[01]\r?\n" % METHODS)
@@ -876,6 +875,13 @@ def decode_text(data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError:
         return data.decode("latin-1")
+
+
+def holds_another(request: re.Match[bytes]) -> bool:
+    """Return whether a line that looks like a request is a body with the start line of the next request."""
+    at = request.start() + 3  # Three bytes, because M-POST (RFC 2774) and BCOPY (WebDAV) contain other methods.
+    is_known = request[1] in KNOWN_METHODS
+    return not is_known and LOST_REQUEST.search(request.string, at, request.end()) is not None
 
 
 def unfold(head: bytes) -> bytes:
@@ -1085,7 +1091,7 @@ class MessageReader:
         is_response = data.startswith(RESPONSE_STARTS, at)
         if self.is_response in (None, is_response):
             match = (RESPONSE if is_response else REQUEST).match(data, at)
-            if match and match.end() - at < MAX_HEAD_BYTES and not self._holds_another(match):
+            if match and match.end() - at < MAX_HEAD_BYTES and (is_response or not holds_another(match)):
                 self._recognise(is_response)
                 self.start = match.groups()
                 self.head_at = self.searched = match.end() - 1 - at
@@ -1097,17 +1103,12 @@ class MessageReader:
             may_follow = len(data) - at < MAX_HEAD_BYTES and PLAUSIBLE.match(data, at, at + PLAUSIBLE_BYTES)
             if may_follow or (may_be_body and len(data) - at < MAX_LINE_BYTES):
                 return self._wait(data, at)
-        elif may_be_body and (request := LOST_REQUEST.search(data, at, line_end)):
-            return request.start()
+        elif may_be_body:
+            request = LOST_REQUEST.search(data, at, line_end)
+            if request:
+                return request.start()
         self._reject()
         return at + 1
-
-    @staticmethod
-    def _holds_another(match: re.Match[bytes]) -> bool:
-        """Return whether a line that looks like a request is a body with the start line of the next request."""
-        at = match.start() + 3  # Three bytes, because M-POST (RFC 2774) and BCOPY (WebDAV) contain other methods.
-        is_known = match[1] in KNOWN_METHODS or match.re is RESPONSE
-        return not is_known and LOST_REQUEST.search(match.string, at, match.end()) is not None
 
     def _recognise(self, is_response: bool) -> None:
         self.probing = False
@@ -1476,7 +1477,8 @@ class Stream:
         """
         missing = self.out_of_order[0][0] - self.next if self.out_of_order else ENDLESS
         size = missing if is_forced and self.out_of_order else min(missing, self.acked - self.next)
-        size = min(size, self.reader.left or size)  # The other side may have sent at the end of the body.
+        if self.reader.left:
+            size = min(size, self.reader.left)  # The other side may have sent at the end of the body.
         needed = self.peer.out_of_order[0][3] - self.next if self.peer.out_of_order else 0
         return min(size, needed) if needed > 0 else size
 
