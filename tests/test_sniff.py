@@ -1260,14 +1260,19 @@ def test_tunnels_in_tunnels_cost_no_recursion():
     assert decode(packet, 101).info.startswith("IPIP 192.0.2.1 > 192.0.2.2")
 
 
-def test_thousands_of_extension_headers_options_and_extensions_are_not_all_read():
-    headers = struct.pack("!IHBB", 6 << 28, 64_000, 0, 64) + bytes(32) + bytes(64_000)
-    hello = raw(V4 / TCP(dport=443, flags="PA") / (b"\x16\3\1\xff\xff\1" + bytes(60_000)))
-    options = raw(V4 / UDP(dport=67) / (DHCP + bytes(60_000)))
-    for _ in range(5_000):  # The limit for the time of a test is less than reading them all needs.
-        packets = [decode(frame, 101) for frame in (headers, hello, options)]
-    assert [packet.malformed for packet in packets] == [True, False, False]
-    assert [packet.info for packet in packets] == [None, "TLS ClientHello", None]
+@pytest.mark.parametrize(("count", "result"), [(8, (2, False)), (9, (None, True))])
+def test_so_many_extension_headers_are_read(count, result):
+    payload = bytes(8) * (count - 1) + b"\x11" + bytes(7) + struct.pack("!HHHH", 1, 2, 8, 0)
+    packet = decode(struct.pack("!IHBB", 6 << 28, len(payload), 0, 64) + bytes(32) + payload, 101)
+    assert (packet.dport, packet.malformed) == result
+
+
+@pytest.mark.parametrize(
+    ("count", "hello", "offer"), [(98, "TLS www.example.org", "DHCP Offer 192.0.2.10"), (101, "TLS ClientHello", None)]
+)
+def test_so_many_extensions_of_tls_and_options_of_dhcp_are_read(count, hello, offer):
+    assert tcp_info(client_hello().replace(b"\0\x17\0\0", b"\0\x17\0\0" * count), 443).info == hello
+    assert udp_info(DHCP + bytes(count) + b"\x35\1\2\xff", 67, 68).info == offer
 
 
 def test_thousands_of_vlan_tags_are_malformed_and_not_all_read():
