@@ -1179,7 +1179,7 @@ class MessageReader:
         self.left = 0
         self.state = MessageReader._start_line
         if message:
-            message.end = self.time
+            message.end = max(self.time, message.time)  # Segments can be out of order.
             message.complete = True
             if self.is_response:
                 self.pairing.finish(message)
@@ -1272,7 +1272,7 @@ class MessageReader:
         self.state = MessageReader._search
         if message:
             message.add_problem(problem)
-            message.end = self.time
+            message.end = max(self.time, message.time)  # Segments can be out of order.
             if self.is_response:
                 self.pairing.finish(message)
         if self.is_response is None:

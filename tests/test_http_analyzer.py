@@ -814,6 +814,14 @@ def test_all_fields_of_an_exchange():
     assert exchange.request_headers == (("Host", "h"), ("User-Agent", "me"), ("Content-Length", "3"))
 
 
+def test_the_last_byte_is_not_earlier_than_the_first_one():
+    wire = Wire().open().send(0, GET % 1).send(1, OK % 201, [10, 30])
+    times = [frame[0] for frame in wire.frames]
+    order = [0, 1, 2, 3, 5, 6, 4]  # The first segment of the response is captured last.
+    (exchange,) = exchanges((time, *wire.frames[place][1:]) for time, place in zip(times, order, strict=True))
+    assert exchange.ttfb_s == exchange.duration_s == pytest.approx(0.003)
+
+
 def test_the_duration_of_a_body_without_a_length_ends_with_its_last_segment():
     response = STATUS + b"\r\n" + b"a" * 30
     (exchange,) = exchanges(Wire().open().send(0, GET % 1).send(1, response, [20, 25, 30]).close().frames)
