@@ -1176,7 +1176,9 @@ def bodies_of(head, body, **options):
     [
         (b"", "gr\u00fcn".encode(), "gr\u00fcn"),
         (b"Content-Type: text/plain; charset=iso-8859-1\r\n", b"gr\xfcn", "gr\u00fcn"),
+        (b"Content-Type: text/plain; charset=punycode\r\n", "gr\u00fcn".encode(), "gr\u00fcn"),
         (b"Content-Type: image/png\r\n", b"\x89PNG\0\xff", None),
+        (b"", b"a\0b", None),
         (b"Content-Encoding: gzip\r\n", gzip.compress(b"one", mtime=0) + gzip.compress(b"two", mtime=0), "onetwo"),
         (b"Content-Encoding: deflate\r\n", zlib.compress(b"zlib"), "zlib"),
         (b"Content-Encoding: deflate\r\n", zlib.compress(b"raw")[2:-4], "raw"),
@@ -1194,6 +1196,11 @@ def test_a_body_is_decoded(head, body, text):
     assert exchange.response_body.text == text
     content = json.loads(http_analyzer.har_entry(exchange))["response"]["content"]
     assert content["size"] == len(exchange.response_body.data)
+
+
+def test_a_limit_inside_a_character_leaves_text():
+    body = bodies_of(b"", "gr\u00fcn".encode(), max_body_bytes=3).response_body
+    assert (body.text, body.data, body.is_cut) == ("gr", b"gr\xc3", True)
 
 
 def test_a_body_stays_within_its_limit_even_if_it_is_a_gzip_bomb():
@@ -1253,6 +1260,8 @@ def test_save_makes_safe_names_and_overwrites_nothing(run, tmp_path):
     assert all(len(file.name) <= 255 and file.read_bytes() == b"hello" for file in folder.iterdir())
     assert [file.name for file in tmp_path.iterdir() if file not in (path, folder)] == []
     assert f"-> {folder}" in run("http_analyzer.py", "-r", path, "--save", folder)[1]
+    assert run("http_analyzer.py", "-r", path, "--summary", "--save", folder)[0] == 0
+    assert len([*folder.iterdir()]) == 20
 
 
 def test_a_folder_that_cannot_be_written_is_one_error(run, capture):
@@ -1588,6 +1597,11 @@ def odd_capture(tmp_path):
     return save(tmp_path / "odd", wire.frames)
 
 
+def test_combined_has_a_dash_for_an_unknown_request():
+    (exchange,) = exchanges(frames_of(b"", OK % 299))
+    assert '] "-" 299 5 "-" "-"' in http_analyzer.combined_line(exchange)
+
+
 def test_combined(script, tmp_path):
     path = odd_capture(tmp_path)
     _, out, _ = script("http_analyzer.py", "-r", path, "--format", "combined", env={"TZ": "UTC"}).finish()
@@ -1750,6 +1764,12 @@ def test_the_summary_counts_what_exceeds_its_limits_together(monkeypatch, captur
     assert summary.as_dict()["frequent_urls"][0]["url"] == "(other URLs)"
     lines = [line.split() for line in summary.lines()]
     assert ["3", "others", "3", "17.6%"] in lines
+
+
+def test_a_summary_has_no_other_format_than_text_and_json(run, capture):
+    status, out, err = run("http_analyzer.py", "-r", capture, "--summary", "--format", "har")
+    assert (status, out) == (2, "")
+    assert err.endswith("http_analyzer.py: error: --summary prints text or JSON, not --format har\n")
 
 
 def test_a_summary_without_responses_has_no_times(run, tmp_path):
