@@ -1603,8 +1603,8 @@ class Conversation:
         self.last = stream
         stream.peer.reader.finish_open_ended()
         stream.reader.expect_start_line()
-        is_between = not stream.reader.is_inside_message() and not stream.peer.reader.is_inside_message()
-        if is_between and stream.reader.is_response is False:
+        is_client = stream.reader.is_response is False
+        if is_client and not (stream.reader.is_inside_message() or stream.peer.reader.is_inside_message()):
             self.pairing.turn()
 
     def _check_protocol(self, data: bytes) -> None:
