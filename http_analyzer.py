@@ -1532,7 +1532,7 @@ class Conversation:
         if stream.is_reset and (seq + size > stream.next or ack > peer.acked):
             self.is_reset = stream.is_reset = False  # Its sender continues, and so the RST was not accepted.
         peer.acked = max(peer.acked, ack)
-        if (size or is_fin) and seq + size >= stream.next:
+        if size or is_fin:
             stream.push((seq, -size, time, ack, is_fin, data, cut))
         self.advance(time)
 

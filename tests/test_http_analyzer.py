@@ -862,7 +862,10 @@ def response(status):
 
 
 def pair(events, has_start=True):
-    """Run events: "R1" a request, "A1" its response (status 201), "TURN", "LOST R", "GAP R"; return the pairs."""
+    """Run events: "R1" a request, "A1" its response (status 201), "TURN", "LOST R", "GAP R"; return the pairs.
+
+    "START": the first bytes of both directions are lost.
+    """
     pairing = http_analyzer.Pairing(relied_on_turns=not has_start)
     for event in events:
         match event.split():
@@ -871,6 +874,9 @@ def pair(events, has_start=True):
             case ["LOST" | "GAP" as loss, side]:
                 problem = {"LOST": "malformed", "GAP": "gap"}[loss]
                 (pairing.requests_lost if side == "R" else pairing.responses_lost)(problem)
+            case ["START"]:
+                pairing.incomplete_sides = 2
+                pairing.start_lost()
             case [word] if word[0] == "R":
                 pairing.add_request(request(int(word[1:])))
             case [word]:
@@ -902,6 +908,8 @@ RULES = {
                                  {("/1", 201), ("/2", 202), (None, 203), ("/4", None), (None, 204)}),
     "6: pipelining after a turn was relied on": (["LOST R", "TURN", "R2", "R3", "A2", "A3"],
                                                  {("/2", None), ("/3", None), (None, 202), (None, 203)}),
+    "6: pipelining after the start was lost": (["START", "R2", "R3", "A1", "A2"],
+                                               {("/2", None), ("/3", None), (None, 201), (None, 202)}),
     "6: a request behind missing ones pipelines": (["GAP R", "R2", "A1", "TURN", "R3", "A3"],
                                                    {(None, 201), ("/2", None), ("/3", None), (None, 203)}),
     "9: requests at the end": (["R1", "R2", "A1"], {("/1", 201), ("/2", None)}),
@@ -1123,6 +1131,28 @@ def test_a_conversation(turns, expected):
         wire.send(side, data)
     result = exchanges(wire.close().frames)
     assert [brief(exchange)[1:5] for exchange in result] == expected
+
+
+def test_a_chunked_body_without_its_last_line_is_complete():
+    wire = Wire().open().send(0, GET % 1).send(1, CHUNKED).close()
+    assert brief(exchanges(wire.frames)[0]) == ("GET", "/1", 200, 0, 1, ())
+
+
+def test_a_chunked_response_to_head_is_not_malformed_if_the_request_is_missing():
+    result = exchanges(frames_of(b"", CHUNKED[:-9] + OK % 201))
+    assert [exchange.problems for exchange in result] == [("no request",)] * 2
+
+
+def test_an_interim_response_that_was_cut_answers_nothing():
+    wire = Wire().open().send(0, GET % 1).send(1, b"HTTP/1.1 103 Early\r\nLink: a\r\nLink: b\r\n\r\n", [30])
+    wire.send(1, OK % 201).send(0, GET % 2).send(1, OK % 202)
+    assert pairs_in(exchanges(wire.frames[:5] + wire.frames[6:])) == [("/1", 201), ("/2", 202)]
+
+
+def test_a_request_that_begins_in_a_later_segment_has_the_time_of_that_segment():
+    wire = Wire().open().send(0, GET % 1 + GET % 2, [10]).send(1, OK % 201 + OK % 202)
+    first, second = exchanges(wire.frames)
+    assert second.time - first.time == pytest.approx(0.001)
 
 
 def test_a_reset_outside_the_window_and_one_that_both_ends_ignore_end_nothing():
