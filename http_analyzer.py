@@ -927,6 +927,10 @@ class Message:
         """Return True for a response that another response follows (RFC 9110 section 15.2)."""
         return self.start[1][:1] == b"1" and self.start[1] != b"101"
 
+    def awaits_continue(self) -> bool:
+        """Return whether it is not known if the server wants the body of this request (RFC 9110 section 10.1.1)."""
+        return b"expect" in self.fields and not self.complete and not self.size
+
     def body_length(self, is_response: bool) -> int:
         """Return the length of the body in bytes, or CHUNKED or UNTIL_CLOSE (RFC 9112 section 6.3)."""
         unknown = UNTIL_CLOSE if is_response else 0  # A request never has a body that ends with the connection.
@@ -1179,7 +1183,7 @@ class MessageReader:
         self.left = 0
         self.state = MessageReader._start_line
         if message:
-            message.end = max(self.time, message.time)  # Segments can be out of order.
+            message.end = self.time
             message.complete = True
             if self.is_response:
                 self.pairing.finish(message)
@@ -1206,9 +1210,8 @@ class MessageReader:
         return is_start
 
     def _awaits_continue(self) -> bool:
-        """Return whether it is not known if the server wants the body of this request (RFC 9110 section 10.1.1)."""
         message = None if self.is_response else self.message
-        return message is not None and not message.size and b"expect" in message.fields
+        return message is not None and message.awaits_continue()
 
     def _count_body(self, size: int) -> None:
         """Count bytes of the body, or of the chunk, and go on at its end."""
@@ -1272,7 +1275,7 @@ class MessageReader:
         self.state = MessageReader._search
         if message:
             message.add_problem(problem)
-            message.end = max(self.time, message.time)  # Segments can be out of order.
+            message.end = self.time
             if self.is_response:
                 self.pairing.finish(message)
         if self.is_response is None:
@@ -1358,7 +1361,7 @@ class Pairing:
             self.signal = "stop"
         elif request and request.start[0] == b"CONNECT" and status[:1] == b"2":
             self.signal = "tunnel"
-        elif request and b"expect" in request.fields and not request.complete and not request.size:
+        elif request and request.awaits_continue():
             self.signal = "no body"
 
     def finish(self, response: Message) -> None:
@@ -1662,7 +1665,8 @@ class Conversation:
     def close(self) -> None:
         """End the connection: report what is incomplete."""
         while self.out_of_order_segments and not self.closed:
-            if not self._pass_in_order() and not self._skip_gap(is_forced=True):
+            # After a RST, only what the other side has acknowledged was accepted.
+            if not self._pass_in_order() and not self._skip_gap(is_forced=not self.is_reset):
                 break
         if self.closed:
             return
@@ -1747,8 +1751,9 @@ def make_exchange(key: bytes, request: Message | None, response: Message | None,
         status = int(response.start[1])
         reason = decode_text(response.start[2] or b"")
         kind = field_text(response, b"content-type")
-        if request:  # The clock of the capture may go backwards.
-            ttfb_s, duration_s = max(response.time - time, 0.0), max(response.end - time, 0.0)
+        if request:  # The clock of the capture may go backwards, and segments may be out of order.
+            ttfb_s = max(response.time - time, 0.0)
+            duration_s = max(response.end - time, ttfb_s)
     return Exchange(
         time, client, server, method, url, host, target, version, status, reason,
         request.size if request else None, response.size if response else None, kind, agent, ttfb_s, duration_s,

@@ -190,7 +190,8 @@ WRONG_USAGE = {
     "udp_server.py": "--port 65536|--port -1|--port x|--timeout 0|--timeout nan|--broadcast|--bogus",
     "async_client.py": "--port 0|--port 65536|-n 0|-c 0|-r 0|-n x|--timeout 0|--timeout nan|--insecure|--ca x|--bogus",
     "weather.py": "|,|London , Paris|London --units kelvin|London --lang x|London --forecast 17|London --bogus",
-    "sniff.py": "-c 0|-x -A|--duration 0|-w - --print|-w - --top|--buffer 0|-r x -i lo|--json -x|--bogus",
+    "sniff.py": "-c 0|-x -A|-X -A|--duration 0|-w - --print|-w - --top|--buffer 0|-r x -i lo|-W 3|-C 1|-C 1 -w -"
+    "|--json -x|--json -X|--json -A|--json -v|--json --top|--bogus",
     "http_analyzer.py": "-c 0|-r x -i lo|--summary --format har|--max-body 0|--bogus",
 }
 

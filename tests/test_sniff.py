@@ -1083,15 +1083,8 @@ def test_the_records_of_a_hostile_dns_message_are_not_all_read():
 def client_hello(name=b"www.example.org"):
     server_name = struct.pack("!HHHBH", 0, len(name) + 5, len(name) + 3, 0, len(name)) + name
     extensions = b"\0\x17\0\0" + b"\0\x2b\0\x0bnot-a-name!" + server_name + b"\0\x10\0\x02\0\0" * 50
-    body = (
-        b"\3\3"
-        + bytes(32)
-        + b"\x20"
-        + bytes(32)
-        + b"\0\6\x13\1\x13\2\xc0\x2f\1\0"
-        + struct.pack("!H", len(extensions))
-        + extensions
-    )
+    suites = b"\0\6\x13\1\x13\2\xc0\x2f\1\0"  # and no compression
+    body = b"\3\3" + bytes(32) + b"\x20" + bytes(32) + suites + struct.pack("!H", len(extensions)) + extensions
     return b"\x16\3\1" + struct.pack("!HB", len(body) + 4, 1) + len(body).to_bytes(3) + body
 
 
@@ -1160,17 +1153,6 @@ def test_too_many_mpls_labels_are_malformed(run, tmp_path):
 
 def test_a_pppoe_session_without_ip_is_named():
     assert decode(bytes(12) + b"\x88\x64\x11\0\0\1\0\6\xc0\x21\1\1\0\4", 1).proto == "PPPoE"
-
-
-@pytest.mark.parametrize(
-    "options",
-    [["-X", "-A"], ["-x", "-A"], ["-w", "-", "--top"], ["-w", "-", "--print"], ["-i", "lo"], ["-W", "3"], ["-C", "1"],
-     *(["--json", option] for option in ("-X", "-x", "-A", "-v", "--top"))],
-    ids=" ".join,
-)  # fmt: skip
-def test_options_that_contradict_each_other_are_one_error(run, mixed, options):
-    status, out, err = run("sniff.py", "-r", mixed, *options)
-    assert (status, out, err.count("sniff.py: error: ")) == (2, "", 1)
 
 
 def test_ten_thousand_mutated_payloads_are_decoded():
