@@ -1085,8 +1085,8 @@ CONVERSATIONS = {
         [("/1", 304, 0, 0), ("/0", 201, 10, 5)],
     ),
     "an answer while the next request waits for 100 (Continue)": (
-        [b"GET /1 HTTP/1.1\r\nExpect: 100-continue\r\n\r\n" + PUT, OK % 201 + b"HTTP/1.1 100 Continue\r\n\r\n",
-         b"0123456789", OK % 202],
+        [b"GET /1 HTTP/1.1\r\nExpect: 100-continue\r\n\r\n" + PUT, OK % 201, b"",
+         b"HTTP/1.1 100 Continue\r\n\r\n", b"0123456789", OK % 202],
         [FIRST, ("/0", 202, 10, 5)],
     ),
     "an early answer to a body": (
