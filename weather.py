@@ -113,31 +113,53 @@ WMO = {
 LANGUAGES = {"cs": "cz", "ko": "kr", "lv": "la", "nb": "no", "uk": "ua", "zh": "zh_cn", "zh-tw": "zh_tw"}
 LANGUAGES |= {"zh-hk": "zh_tw", "pt-br": "pt_br"}
 Get = Callable[..., Any]  # get(url, **params) returns the JSON of a provider's answer.
-# ISO 3166 codes with the English names and aliases of countries, which a geocoder need not have in the user's language
-COUNTRIES = """AD Andorra|AE United Arab Emirates|AE UAE|AE Emirates|AF Afghanistan|AG Antigua and Barbuda|AL Albania
-AM Armenia|AO Angola|AR Argentina|AS American Samoa|AT Austria|AU Australia|AZ Azerbaijan|BA Bosnia and Herzegovina
-BA Bosnia|BB Barbados|BD Bangladesh|BE Belgium|BF Burkina Faso|BG Bulgaria|BH Bahrain|BI Burundi|BJ Benin|BN Brunei
-BO Bolivia|BR Brazil|BS Bahamas|BT Bhutan|BW Botswana|BY Belarus|BZ Belize|CA Canada|CD DR Congo|CD DRC
-CD Democratic Republic of the Congo|CG Congo|CF Central African Republic|CH Switzerland|CI Ivory Coast|CI Cote d'Ivoire
-CL Chile|CM Cameroon|CN China|CO Colombia|CR Costa Rica|CU Cuba|CV Cape Verde|CY Cyprus|CZ Czech Republic|CZ Czechia
-DE Germany|DJ Djibouti|DK Denmark|DO Dominican Republic|DM Dominica|DZ Algeria|EC Ecuador|EE Estonia|EG Egypt
-ER Eritrea|ES Spain|ET Ethiopia|FI Finland|FJ Fiji|FR France|FO Faroe Islands|GA Gabon|GB United Kingdom|GB UK
-GB Great Britain|GB Britain|GB England|GB Scotland|GB Wales|GB Northern Ireland|GE Georgia|GH Ghana|GL Greenland
-GM Gambia|GN Guinea|GQ Equatorial Guinea|GR Greece|GT Guatemala|GY Guyana|HK Hong Kong|HN Honduras|HR Croatia|HT Haiti
-HU Hungary|ID Indonesia|IE Ireland|IE Republic of Ireland|IL Israel|IN India|IQ Iraq|IR Iran|IS Iceland|IT Italy
-JM Jamaica|JO Jordan|JP Japan|KE Kenya|KG Kyrgyzstan|KH Cambodia|KI Kiribati|KP North Korea|KR South Korea|KR Korea
-KR Republic of Korea|KW Kuwait|KZ Kazakhstan|LA Laos|LB Lebanon|LI Liechtenstein|LK Sri Lanka|LR Liberia|LS Lesotho
-LT Lithuania|LU Luxembourg|LV Latvia|LY Libya|MA Morocco|MC Monaco|MD Moldova|ME Montenegro|MG Madagascar
-MK North Macedonia|MK Macedonia|ML Mali|MM Myanmar|MM Burma|MN Mongolia|MO Macau|MR Mauritania|MT Malta|MU Mauritius
-MV Maldives|MW Malawi|MX Mexico|MY Malaysia|MZ Mozambique|NA Namibia|NE Niger|NG Nigeria|NI Nicaragua|NL Netherlands
-NL Holland|NO Norway|NP Nepal|NZ New Zealand|OM Oman|PA Panama|PE Peru|PG Papua New Guinea|PH Philippines|PK Pakistan
-PL Poland|PR Puerto Rico|PS Palestine|PT Portugal|PY Paraguay|QA Qatar|RO Romania|RS Serbia|RU Russia
-RU Russian Federation|RW Rwanda|SA Saudi Arabia|SC Seychelles|SD Sudan|SE Sweden|SG Singapore|SI Slovenia|SK Slovakia
-SL Sierra Leone|SM San Marino|SN Senegal|SO Somalia|SR Suriname|SS South Sudan|SV El Salvador|SY Syria|SZ Eswatini
-SZ Swaziland|TD Chad|TG Togo|TH Thailand|TJ Tajikistan|TL East Timor|TL Timor-Leste|TM Turkmenistan|TN Tunisia
-TR Turkey|TR Turkiye|TT Trinidad and Tobago|TT Trinidad|TW Taiwan|TZ Tanzania|UA Ukraine|UG Uganda|US United States
-US USA|US United States of America|US America|UY Uruguay|UZ Uzbekistan|VA Vatican City|VA Vatican|VE Venezuela
-VN Vietnam|VN Viet Nam|XK Kosovo|YE Yemen|ZA South Africa|ZM Zambia|ZW Zimbabwe"""
+# ISO 3166 codes of two and three letters with the English names and aliases of countries, as geocoders may lack them
+COUNTRIES = """AD AND Andorra|AE ARE United Arab Emirates/UAE/Emirates|AF AFG Afghanistan
+AG ATG Antigua and Barbuda/Antigua|AI AIA Anguilla|AL ALB Albania|AM ARM Armenia|AO AGO Angola|AQ ATA Antarctica
+AR ARG Argentina|AS ASM American Samoa|AT AUT Austria|AU AUS Australia|AW ABW Aruba|AX ALA Aland Islands/Aland
+AZ AZE Azerbaijan|BA BIH Bosnia and Herzegovina/Bosnia-Herzegovina/Bosnia|BB BRB Barbados|BD BGD Bangladesh
+BE BEL Belgium|BF BFA Burkina Faso|BG BGR Bulgaria|BH BHR Bahrain|BI BDI Burundi|BJ BEN Benin
+BL BLM Saint Barthelemy/St Barthelemy|BM BMU Bermuda|BN BRN Brunei/Brunei Darussalam|BO BOL Bolivia
+BQ BES Bonaire/Caribbean Netherlands|BR BRA Brazil|BS BHS Bahamas|BT BTN Bhutan|BW BWA Botswana|BY BLR Belarus
+BZ BLZ Belize|CA CAN Canada|CD COD DR Congo/DRC/Democratic Republic of the Congo|CF CAF Central African Republic
+CG COG Congo/Republic of the Congo|CH CHE Switzerland|CI CIV Ivory Coast/Cote d'Ivoire|CK COK Cook Islands
+CL CHL Chile|CM CMR Cameroon|CN CHN China/PRC|CO COL Colombia|CR CRI Costa Rica|CU CUB Cuba
+CV CPV Cape Verde/Cabo Verde|CW CUW Curacao|CX CXR Christmas Island|CY CYP Cyprus|CZ CZE Czech Republic/Czechia
+DE DEU Germany|DJ DJI Djibouti|DK DNK Denmark|DM DMA Dominica|DO DOM Dominican Republic|DZ DZA Algeria|EC ECU Ecuador
+EE EST Estonia|EG EGY Egypt|EH ESH Western Sahara|ER ERI Eritrea|ES ESP Spain|ET ETH Ethiopia|FI FIN Finland
+FJ FJI Fiji|FK FLK Falkland Islands/Falklands|FM FSM Micronesia|FO FRO Faroe Islands|FR FRA France|GA GAB Gabon
+GB GBR United Kingdom/UK/Great Britain/Britain/England/Scotland/Wales/Northern Ireland/N Ireland|GD GRD Grenada
+GE GEO Georgia|GF GUF French Guiana|GG GGY Guernsey|GH GHA Ghana|GI GIB Gibraltar|GL GRL Greenland|GM GMB Gambia
+GN GIN Guinea|GP GLP Guadeloupe|GQ GNQ Equatorial Guinea|GR GRC Greece|GT GTM Guatemala|GU GUM Guam
+GW GNB Guinea-Bissau|GY GUY Guyana|HK HKG Hong Kong|HN HND Honduras|HR HRV Croatia|HT HTI Haiti|HU HUN Hungary
+ID IDN Indonesia|IE IRL Ireland/Republic of Ireland/Eire|IL ISR Israel|IM IMN Isle of Man|IN IND India|IQ IRQ Iraq
+IR IRN Iran|IS ISL Iceland|IT ITA Italy|JE JEY Jersey|JM JAM Jamaica|JO JOR Jordan|JP JPN Japan|KE KEN Kenya
+KG KGZ Kyrgyzstan|KH KHM Cambodia|KI KIR Kiribati|KM COM Comoros
+KN KNA Saint Kitts and Nevis/St Kitts and Nevis/St Kitts|KP PRK North Korea/N Korea
+KR KOR South Korea/S Korea/Korea/Republic of Korea|KW KWT Kuwait|KY CYM Cayman Islands|KZ KAZ Kazakhstan|LA LAO Laos
+LB LBN Lebanon|LC LCA Saint Lucia/St Lucia|LI LIE Liechtenstein|LK LKA Sri Lanka|LR LBR Liberia|LS LSO Lesotho
+LT LTU Lithuania|LU LUX Luxembourg|LV LVA Latvia|LY LBY Libya|MA MAR Morocco|MC MCO Monaco|MD MDA Moldova
+ME MNE Montenegro|MF MAF Saint Martin/St Martin|MG MDG Madagascar|MH MHL Marshall Islands
+MK MKD North Macedonia/Macedonia|ML MLI Mali|MM MMR Myanmar/Burma|MN MNG Mongolia|MO MAC Macau/Macao
+MP MNP Northern Mariana Islands|MQ MTQ Martinique|MR MRT Mauritania|MS MSR Montserrat|MT MLT Malta|MU MUS Mauritius
+MV MDV Maldives|MW MWI Malawi|MX MEX Mexico|MY MYS Malaysia|MZ MOZ Mozambique|NA NAM Namibia|NC NCL New Caledonia
+NE NER Niger|NF NFK Norfolk Island|NG NGA Nigeria|NI NIC Nicaragua|NL NLD Netherlands/Holland|NO NOR Norway
+NP NPL Nepal|NR NRU Nauru|NU NIU Niue|NZ NZL New Zealand|OM OMN Oman|PA PAN Panama|PE PER Peru
+PF PYF French Polynesia/Tahiti|PG PNG Papua New Guinea|PH PHL Philippines|PK PAK Pakistan|PL POL Poland
+PM SPM Saint Pierre and Miquelon|PR PRI Puerto Rico|PS PSE Palestine/Palestinian Territories|PT PRT Portugal
+PW PLW Palau|PY PRY Paraguay|QA QAT Qatar|RE REU Reunion|RO ROU Romania|RS SRB Serbia|RU RUS Russia/Russian Federation
+RW RWA Rwanda|SA SAU Saudi Arabia/KSA|SB SLB Solomon Islands|SC SYC Seychelles|SD SDN Sudan|SE SWE Sweden
+SG SGP Singapore|SH SHN Saint Helena/St Helena|SI SVN Slovenia|SJ SJM Svalbard/Svalbard and Jan Mayen|SK SVK Slovakia
+SL SLE Sierra Leone|SM SMR San Marino|SN SEN Senegal|SO SOM Somalia|SR SUR Suriname|SS SSD South Sudan
+ST STP Sao Tome and Principe/Sao Tome|SV SLV El Salvador|SX SXM Sint Maarten|SY SYR Syria|SZ SWZ Eswatini/Swaziland
+TC TCA Turks and Caicos Islands/Turks and Caicos|TD TCD Chad|TG TGO Togo|TH THA Thailand|TJ TJK Tajikistan
+TL TLS East Timor/Timor-Leste|TM TKM Turkmenistan|TN TUN Tunisia|TO TON Tonga|TR TUR Turkey/Turkiye
+TT TTO Trinidad and Tobago/Trinidad|TV TUV Tuvalu|TW TWN Taiwan|TZ TZA Tanzania|UA UKR Ukraine|UG UGA Uganda
+US USA United States/United States of America/America|UY URY Uruguay|UZ UZB Uzbekistan|VA VAT Vatican City/Vatican
+VC VCT Saint Vincent and the Grenadines/St Vincent and the Grenadines/St Vincent|VE VEN Venezuela
+VG VGB British Virgin Islands/BVI|VI VIR US Virgin Islands|VN VNM Vietnam/Viet Nam|VU VUT Vanuatu
+WF WLF Wallis and Futuna|WS WSM Samoa|XK XKX Kosovo|YE YEM Yemen|YT MYT Mayotte|ZA ZAF South Africa|ZM ZMB Zambia
+ZW ZWE Zimbabwe"""
 # codes of the states of the USA and Australia and of Canadian provinces, with the country's code
 STATES = """US AL Alabama|AK Alaska|AZ Arizona|AR Arkansas|CA California|CO Colorado|CT Connecticut|DE Delaware
 US FL Florida|DC District of Columbia|GA Georgia|HI Hawaii|ID Idaho|IL Illinois|IN Indiana|IA Iowa|KS Kansas|KY Kentucky
@@ -304,17 +326,18 @@ def extract(data: Any, table: Mapping[str, str], row: str = "", offset_s: Any = 
 
 
 def folded(text: str | None) -> str:
-    """Return a name without case, accents, dots and a leading "The", to compare it."""
+    """Return a name without case, accents, dots and a leading "The", and with "and" for "&", to compare it."""
     parts = unicodedata.normalize("NFKD", (text or "")[:MAX_TEXT_CHARS].casefold())
     plain = "".join(char for char in parts if not unicodedata.combining(char) and char not in ".'\u2019")
-    return " ".join(plain.replace("-", " ").split()).removeprefix("the ")
+    return " ".join(plain.replace("-", " ").replace("&", " and ").split()).removeprefix("the ")
 
 
 def country_codes() -> dict[str, str]:
     """Return {name or code of a country: its ISO code}."""
     codes = dict[str, str]()
-    for code, _, name in (entry.partition(" ") for entry in COUNTRIES.replace("\n", "|").split("|")):
-        codes |= {folded(code): code, folded(name): code}
+    for entry in COUNTRIES.replace("\n", "|").split("|"):
+        code, code_3, names = entry.split(" ", 2)
+        codes |= dict.fromkeys(map(folded, (code, code_3, *names.split("/"))), code)
     return codes
 
 

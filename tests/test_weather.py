@@ -856,6 +856,8 @@ WORLD = [
     fake.place("Perth", "Western Australia", "Australia", "AU", -32.0, 115.9),
     fake.place("Vancouver", "Washington", "United States", "US", 45.6, -122.6),
     fake.place("Riyadh", "Riyadh Region", "Saudi Arabia", "SA", 24.7, 46.7),
+    fake.place("Hamilton", "Pembroke", "Bermuda", "BM", 32.3, -64.8),
+    fake.place("Port of Spain", "Port of Spain", "Trinidad and Tobago", "TT", 10.7, -61.5),
 ]
 
 
@@ -871,7 +873,8 @@ WORLD = [
         ("Tbilisi, Georgia", 41.7), ("Atlanta, Georgia", 33.7), ("Atlanta, GA", 33.7), ("London, CA", 43.0),
         ("Perth, WA", -32.0), ("Perth, WA, Australia", -32.0), ("Vancouver, WA", 45.6), ("Riyadh, SA", 24.7),
         ("London UK", 51.5), ("paris texas", 33.7), ("Portland ME USA", 43.7), ("Portland OR, USA", 45.5),
-        ("Prague Czech Republic", 50.1),
+        ("Prague Czech Republic", 50.1), ("Paris, FRA", 48.9), ("Seoul, KOR", 37.6), ("london gbr", 51.5),
+        ("Hamilton, Bermuda", 32.3), ("Hamilton, BMU", 32.3), ("Port of Spain, Trinidad & Tobago", 10.7),
     ],
 )  # fmt: skip
 def test_qualifiers_are_countries_and_regions_as_people_write_them(city, latitude, provider, get, monkeypatch):
