@@ -46,6 +46,7 @@ READ_BYTES = 65_536  # size of one recv()
 MAX_BYTES = 1_048_576  # default limit of an answer that is printed as text
 ATTEMPT_DELAY_S = 0.25  # head start of an address before the next one is tried (RFC 8305 section 5)
 RETRY_S = 0.1  # pause between two attempts to reach a server that refuses connections
+INPUT_PAUSE_S = 0.5  # After the server has finished sending, a longer pause of the input ends the exchange.
 DAY_S = 86_400.0
 BIDIRECTIONAL = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # controls of the text direction (UAX 9)
 NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
@@ -71,13 +72,17 @@ class Connection:
         if context:  # The scope of an IPv6 address does not belong to the name.
             self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host.partition("%")[0])
         self._ended = False  # The server has finished sending.
-        self._awaits_input = self._half_closed = False
+        self._awaits_input = False
         self._sent_bytes, self._sent_at = 0, time.monotonic()
+        self._input_ended = threading.Event()
         self._failure: OSError | None = None  # The error of the sending thread.
 
     def exchange(self, source: Iterable[bytes] | None, half_close: bool, timeout_s: float) -> Iterator[bytes]:
         """Yield what the server sends until it closes, while a thread sends what `source` yields."""
         answer = self._shake_hands()
+        # In TLS 1.2, close_notify ends both directions (RFC 5246 section 7.2.1).
+        has_half_close = self._version in (None, "TLSv1.3")
+        half_close = half_close and has_half_close
         if source is not None:  # Thread.start() waits, and Ctrl+C can break that wait with a RuntimeError.
             _thread.start_new_thread(self._send_from, (source, half_close))
         answered = False
@@ -92,12 +97,20 @@ class Connection:
                 answer = []
                 if not self._awaits_input and time.monotonic() - self._sent_at >= timeout_s:
                     raise
-        if isinstance(self._failure, ConnectionResetError):
-            raise self._failure  # Only the first call after a reset reports it; recv() then returns an ordinary end.
-        if self._sent_bytes and self._half_closed and not answered:
+        if half_close and self._sent_bytes and self._input_ended.is_set() and not answered:
             log.warning("the server closed the connection without an answer; try --no-shutdown")
+        if has_half_close and source is not None:
+            self._finish_sending()
+        if self._failure:
+            raise self._failure  # Only the first call after a reset reports it; recv() then returns an ordinary end.
         with contextlib.suppress(OSError):
             self._send_close_notify()
+
+    def _finish_sending(self) -> None:
+        """Send the input that is available, because a server that has finished sending may still receive."""
+        while not self._input_ended.wait(INPUT_PAUSE_S):
+            if self._awaits_input and time.monotonic() - self._sent_at >= INPUT_PAUSE_S:
+                break
 
     def _shake_hands(self) -> list[bytes]:
         """Complete the TLS handshake, if any, and return the data that arrived with its end."""
@@ -140,15 +153,15 @@ class Connection:
                 self._send(self._encrypt(data))
                 self._sent_bytes += len(data)
                 self._awaits_input = True
-            # In TLS 1.2, close_notify ends both directions (RFC 5246 section 7.2.1).
-            if half_close and (not self._tls or self._version == "TLSv1.3"):
-                self._half_closed = True
-                self._send_close_notify()
-                self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             self._failure = error
         finally:
             self._awaits_input = False
+            self._input_ended.set()
+        if half_close and not self._failure:
+            with contextlib.suppress(OSError):  # The server may have closed the connection.
+                self._send_close_notify()
+                self._sock.shutdown(socket.SHUT_WR)
 
     def _encrypt(self, data: bytes) -> bytes:
         if not self._tls:
@@ -233,13 +246,12 @@ def stream(
     """
     with connect(host, port, timeout_s, wait_s) as sock:
         source = [send] if isinstance(send, bytes) else send
-        received_bytes = 0
+        left_bytes = sys.maxsize if max_bytes is None else max_bytes
         for data in Connection(sock, ssl_context, host).exchange(source, half_close, timeout_s):
-            if max_bytes is not None and received_bytes + len(data) > max_bytes:
-                yield data[: max_bytes - received_bytes]
+            yield data[:left_bytes]
+            left_bytes -= len(data)
+            if left_bytes < 0:
                 raise OSError(f"the answer is longer than {max_bytes:,} bytes (--max-bytes)")
-            received_bytes += len(data)
-            yield data
 
 
 def receive(host: str, port: int, *, max_bytes: int = MAX_BYTES, **options: Any) -> bytes:

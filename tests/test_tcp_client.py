@@ -519,6 +519,53 @@ def test_the_server_may_close_before_standard_input_ends(script, server_with):
     assert client.stderr.read() == ""
 
 
+def finishes_first(received):
+    """Return a handler that half-closes at once, as `ncat -l > FILE < /dev/null`, and then receives everything."""
+
+    def handler(connection):
+        connection.shutdown(socket.SHUT_WR)
+        received.put(receive_all(connection))
+
+    return handler
+
+
+def test_all_input_is_sent_to_a_server_that_has_finished_sending(script, server_with, noise):
+    received = queue.Queue()
+    with noise.open("rb") as file:
+        client = script("tcp_client.py", "--port", server_with(finishes_first(received)), "--send", "-", stdin=file)
+    assert client.finish() == (0, "Received: \n", "")
+    assert received.get(timeout=WAIT_S) == noise.read_bytes()
+
+
+def test_input_that_pauses_is_sent_to_a_server_that_has_finished_sending(script, server_with):
+    seen, rest = queue.Queue(), queue.Queue()
+
+    def handler(connection):
+        connection.sendall(b"go on")
+        connection.shutdown(socket.SHUT_WR)
+        seen.put(connection.recv(100))
+        rest.put(receive_all(connection))
+
+    client = raw_client(script, server_with(handler), "--send", "-", stdin=subprocess.PIPE)
+    assert read_exactly(client.stdout, 5) == b"go on"
+    client.stdin.write("a")
+    client.stdin.flush()
+    assert seen.get(timeout=WAIT_S) == b"a"
+    client.stdin.write("b")
+    end_input(client)
+    assert client.finish() == (0, "", "")
+    assert rest.get(timeout=WAIT_S) == b"b"
+
+
+def test_input_that_a_closed_connection_does_not_take_is_an_error(script, server_with, noise):
+    def handler(connection):
+        connection.sendall(b"bye")
+
+    with noise.open("rb") as file:
+        client = script("tcp_client.py", "--port", server_with(handler), "--send", "-", stdin=file)
+    assert_fails(client.finish(), "reset", "Received: bye\n")
+
+
 # Silence, refusal and other ends
 
 
@@ -721,6 +768,35 @@ def test_tls_is_half_closed_while_session_tickets_arrive(tls_echo, trust):
 def test_a_large_echo_over_tls_1_3_is_complete(tls_echo, trust):
     data = os.urandom(MIB)
     assert receive("localhost", tls_echo, send=data, ssl_context=trust) == data
+
+
+def test_all_bytes_are_sent_to_a_server_that_has_finished_sending_over_tls_1_3(server_with, tls, trust):
+    received = queue.Queue()
+
+    def handler(connection):
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()  # After SSLSocket.unwrap(), nothing can be received.
+        server = tls.wrap_bio(incoming, outgoing, server_side=True)
+        data = bytearray()
+
+        def exchange_bytes(step):
+            while True:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    return step()
+                connection.sendall(outgoing.read())
+                incoming.write(connection.recv(65_536))
+
+        exchange_bytes(server.do_handshake)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            server.unwrap()
+        connection.sendall(outgoing.read())
+        with contextlib.suppress(ssl.SSLZeroReturnError):
+            while len(data) < len(sent):
+                data += exchange_bytes(functools.partial(server.read, 65_536))
+        received.put(bytes(data))
+
+    sent = os.urandom(8 * MIB)
+    assert receive("localhost", server_with(handler), send=sent, ssl_context=trust) == b""
+    assert received.get(timeout=WAIT_S) == sent
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
