@@ -519,6 +519,8 @@ MAX_INFO_CHARS = 200
 DECODING_ERRORS = (struct.error, LookupError, ValueError, OSError)  # for damaged packets; inet_ntoa() raises OSError
 MAX_NAME_POINTERS, MAX_NAME_BYTES, MAX_RECORDS = 16, 255, 20  # limits for a DNS message (RFC 1035 section 4.1.4)
 MAX_FIELDS = 100  # extensions of a TLS ClientHello, or options of a DHCP message
+MAX_CUT_HELLOS = 256  # beginnings of ClientHellos that are kept until their next segment arrives
+HELLO = "TLS ClientHello"
 SHOWN_ANSWERS = 4  # answers of a DNS message that are printed; the others are counted
 ARP = 0x0806
 ETHERTYPES = {
@@ -638,10 +640,13 @@ def dissect(frame: bytes, linktype: int, length: int) -> Fields:
     return fields
 
 
+# The beginnings of ClientHellos, by the addresses, ports and sequence number of the next segment
+cut_hellos: dict[tuple[Any, ...], bytes] = {}
+
 unpack_16, unpack_2x16 = struct.Struct("!H").unpack_from, struct.Struct("!HH").unpack_from
 unpack_ipv4, unpack_ipv6 = struct.Struct("!BxHxxHxB10x").unpack_from, struct.Struct("!B3xHBx32x").unpack_from
 unpack_dns, unpack_record = struct.Struct("!2xHHH").unpack_from, struct.Struct("!H6xH").unpack_from
-unpack_tcp, unpack_udp = struct.Struct("!12xH6x").unpack_from, struct.Struct("!4xHxx").unpack_from
+unpack_tcp, unpack_udp = struct.Struct("!4xI4xH6x").unpack_from, struct.Struct("!4xHxx").unpack_from
 
 
 def network(fields: Fields, frame: bytes, kind: int, at: int) -> bool:
@@ -758,7 +763,7 @@ def address_fields(addresses: bytes, ports: bytes) -> tuple[Fields, Decoder | No
 
 
 def tcp(fields: Fields, packet: bytes, at: int, decoder: Decoder | None) -> None:
-    bits = unpack_tcp(packet, at)[0]
+    seq, bits = unpack_tcp(packet, at)
     fields["flags"] = FLAGS[bits & 511]
     start = at + (bits >> 12) * 4
     if not at + 20 <= start <= len(packet):
@@ -768,6 +773,22 @@ def tcp(fields: Fields, packet: bytes, at: int, decoder: Decoder | None) -> None
         decode_payload(STREAM_DECODERS[beginning], fields, packet[start:])
     elif decoder is dns and beginning:
         decode_payload(dns, fields, packet[start + 2 :])  # after the length (RFC 1035 section 4.2.2)
+    if beginning and (cut_hellos or fields.get("info") == HELLO):
+        join_hello(fields, seq, packet[start:])
+
+
+def join_hello(fields: Fields, seq: int, data: bytes) -> None:
+    """Find the server name in a ClientHello that needs several segments, as the key shares of ML-KEM do."""
+    ends = (fields["src"], fields["dst"], fields["sport"], fields["dport"])
+    beginning = cut_hellos.pop((*ends, seq), b"")
+    data = beginning + data
+    if beginning:
+        decode_payload(tls, fields, data)
+    is_cut = fields.get("info") == HELLO and len(data) < 5 + unpack_16(data, 3)[0]
+    if is_cut and "malformed" not in fields:  # The snapshot length has not cut it.
+        cut_hellos[(*ends, (seq + len(data) - len(beginning)) & 0xFFFFFFFF)] = data
+        if len(cut_hellos) > MAX_CUT_HELLOS:
+            del cut_hellos[next(iter(cut_hellos))]
 
 
 def udp(fields: Fields, packet: bytes, at: int, decoder: Decoder | None) -> None:
@@ -927,7 +948,7 @@ def tls(fields: Fields, data: bytes) -> None:
     """Find the server name in a ClientHello (RFC 8446 section 4.1.2, RFC 6066 section 3)."""
     if data[5] != 1:
         return
-    set_info(fields, "TLS ClientHello")
+    set_info(fields, HELLO)
     at = 43  # after the headers of record and handshake, version and random
     at += 1 + data[at]  # session ID
     at += 2 + unpack_16(data, at)[0]  # cipher suites

@@ -1094,6 +1094,45 @@ def test_a_tls_client_hello_shows_the_server_name(port):
     assert (packet.info, packet.name) == ("TLS www.example.org", "www.example.org")
 
 
+def hello_segments(*ends, seq=0xFFFFFF00, sport=40_000):
+    """Return the packets of a ClientHello that is cut at these offsets. The sequence number wraps."""
+    hello, packets = client_hello(), []
+    for start, end in zip((0, *ends), (*ends, None), strict=True):
+        segment = TCP(sport=sport, dport=443, flags="PA", seq=seq + start & 0xFFFFFFFF) / hello[start:end]
+        packets.append(raw(ETHER / V4 / segment))
+    return packets
+
+
+@pytest.mark.parametrize("ends", [(6,), (60, 90), (90, 91, 92), (100,)])
+def test_a_client_hello_in_several_segments_shows_the_server_name(ends):
+    first, *others = [decode(frame, 1) for frame in hello_segments(*ends)]
+    assert (first.info, first.name) == ("TLS ClientHello", None)
+    assert [packet.info for packet in others[:-1]] == ["TLS ClientHello"] * (len(others) - 1)
+    assert (others[-1].info, others[-1].name) == ("TLS www.example.org", "www.example.org")
+    assert decode(hello_segments(*ends)[-1], 1).info is None  # as a retransmission
+
+
+def test_a_segment_continues_only_the_client_hello_that_it_follows():
+    first, second = hello_segments(90)
+    decode(first, 1)
+    assert decode(hello_segments(90, sport=40_001)[1], 1).info is None
+    assert decode(hello_segments(91)[1], 1).info is None
+    assert decode(second, 1).info == "TLS www.example.org"
+
+
+def test_of_client_hellos_that_do_not_continue_a_limited_number_is_kept():
+    for sport in range(10_000, 10_300):
+        decode(hello_segments(90, sport=sport)[0], 1)
+    assert decode(hello_segments(90, sport=10_000)[1], 1).info is None
+    assert decode(hello_segments(90, sport=10_299)[1], 1).info == "TLS www.example.org"
+
+
+def test_a_client_hello_that_the_snapshot_length_cut_is_not_continued():
+    whole = hello_segments()[0]
+    decode(whole[: 14 + 40 + 90], 1, length=len(whole))
+    assert decode(hello_segments(90)[1], 1).info is None
+
+
 def test_other_handshake_messages_of_tls_have_no_info():
     assert tcp_info(changed(Raw(client_hello()), 5, 2), 443).info is None
 
