@@ -519,42 +519,42 @@ def test_the_server_may_close_before_standard_input_ends(script, server_with):
     assert client.stderr.read() == ""
 
 
-def finishes_first(received):
-    """Return a handler that half-closes at once, as `ncat -l > FILE < /dev/null`, and then receives everything."""
+@pytest.mark.parametrize("pause_s", [0, 0.8])
+def test_all_input_is_sent_to_a_server_that_has_finished_sending(script, server_with, noise, pause_s):
+    """`ncat -l > FILE < /dev/null` is such a server. It may also receive slowly."""
+    received = queue.Queue()
 
     def handler(connection):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 262_144)
         connection.shutdown(socket.SHUT_WR)
+        threading.Event().wait(pause_s)
         received.put(receive_all(connection))
 
-    return handler
-
-
-def test_all_input_is_sent_to_a_server_that_has_finished_sending(script, server_with, noise):
-    received = queue.Queue()
     with noise.open("rb") as file:
-        client = script("tcp_client.py", "--port", server_with(finishes_first(received)), "--send", "-", stdin=file)
+        client = script("tcp_client.py", "--port", server_with(handler), "--send", "-", stdin=file)
     assert client.finish() == (0, "Received: \n", "")
     assert received.get(timeout=WAIT_S) == noise.read_bytes()
 
 
-def test_input_that_pauses_is_sent_to_a_server_that_has_finished_sending(script, server_with):
-    seen, rest = queue.Queue(), queue.Queue()
+def test_input_with_short_pauses_is_sent_to_a_server_that_has_finished_sending(script, server_with):
+    arrived = queue.Queue()
 
     def handler(connection):
         connection.sendall(b"go on")
         connection.shutdown(socket.SHUT_WR)
-        seen.put(connection.recv(100))
-        rest.put(receive_all(connection))
+        while data := connection.recv(100):
+            arrived.put(data)
 
     client = raw_client(script, server_with(handler), "--send", "-", stdin=subprocess.PIPE)
     assert read_exactly(client.stdout, 5) == b"go on"
-    client.stdin.write("a")
-    client.stdin.flush()
-    assert seen.get(timeout=WAIT_S) == b"a"
-    client.stdin.write("b")
+    for letter in "abcd":
+        client.stdin.write(letter)
+        client.stdin.flush()
+        assert arrived.get(timeout=WAIT_S) == letter.encode()
+        with pytest.raises(subprocess.TimeoutExpired):
+            client.wait(0.2)
     end_input(client)
     assert client.finish() == (0, "", "")
-    assert rest.get(timeout=WAIT_S) == b"b"
 
 
 def test_input_that_a_closed_connection_does_not_take_is_an_error(script, server_with, noise):
