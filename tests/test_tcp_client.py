@@ -519,7 +519,7 @@ def test_the_server_may_close_before_standard_input_ends(script, server_with):
     assert client.stderr.read() == ""
 
 
-@pytest.mark.parametrize("pause_s", [0, 0.8])
+@pytest.mark.parametrize("pause_s", [0, 1.2])
 def test_all_input_is_sent_to_a_server_that_has_finished_sending(script, server_with, noise, pause_s):
     """`ncat -l > FILE < /dev/null` is such a server. It may also receive slowly."""
     received = queue.Queue()
