@@ -2505,7 +2505,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser()
     add_capture_arguments(parser)
     add_output_arguments(parser)
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.r and args.i:
         parser.error("-r reads files and -i captures: use only one of them")
     if args.summary and args.format not in ("text", "json"):

@@ -1481,7 +1481,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument_group("limits").add_argument
     add("-c", type=count, metavar="COUNT", help="stop after COUNT packets")
     add("--duration", type=partial(bounded, float, 0.01, 86_400), metavar="S", help="stop after S seconds")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     check_args(parser, args)
     return args
 

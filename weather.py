@@ -1058,7 +1058,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--no-cache", action="store_true", help="do not read or write answers of the last ten minutes")
     seconds = partial(bounded, float, 0.01, DAY_S)
     add("--timeout", type=seconds, default=10.0, metavar="S", help="seconds for each city (default: %(default)g)")
-    args = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    # The space keeps argparse from taking coordinates south of the equator for an option.
+    args = parser.parse_intermixed_args([f" {word}" if COORDINATES.fullmatch(word) else word for word in words])
+    args.city = [city.strip() for city in args.city]
     if args.forecast and not re.fullmatch(r"[+-]?[\d.]+", args.forecast):  # --forecast London
         args.city.insert(0, args.forecast)
         args.forecast = "5"

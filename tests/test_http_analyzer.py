@@ -1547,6 +1547,12 @@ def test_a_peer_cannot_forge_a_column(run, tmp_path):
     )
 
 
+def test_options_may_stand_inside_the_filter(run, capture):
+    whole = run("http_analyzer.py", "-r", capture, "--json", "tcp", "port", "80")
+    assert whole[1].count("\n") == 3
+    assert run("http_analyzer.py", "-r", capture, "tcp", "--json", "port", "80") == whole
+
+
 @pytest.mark.parametrize("data", [b"", b"no capture at all", None])
 def test_a_file_that_is_not_a_capture_is_one_error(run, tmp_path, data):
     path = tmp_path / "none"

@@ -1379,6 +1379,13 @@ def test_the_options_that_tcpdumps_users_type_are_accepted(options, run, mixed):
     assert (status, "192.0.2.1:40912 > 198.51.100.2:80" in out) == (0, True)
 
 
+def test_options_may_stand_inside_the_filter(run, mixed):
+    """tcpdump accepts them there, too, if its getopt() is that of glibc."""
+    whole = run("sniff.py", "-r", mixed, "-c1", "tcp", "port", "80")[:2]
+    assert whole[1]
+    assert run("sniff.py", "tcp", "-r", mixed, "port", "-c", 1, "80")[:2] == whole
+
+
 @pytest.mark.parametrize(
     ("option", "pattern"),
     [

@@ -945,6 +945,13 @@ def test_coordinates_have_bounds(words, get, server):
     assert not server.asked
 
 
+def test_coordinates_south_of_the_equator_are_no_option_and_cities_may_follow_options(run, server):
+    for words in (["-14.27806,-170.7025", "--line", "Paris"], ["--line", "--", "-14.27806,-170.7025", "Paris"]):
+        status, out, _ = run("weather.py", *words)
+        assert (status, [line.partition(": ")[0] for line in out.splitlines()]) == (0, ["-14.2781, -170.702", "Paris"])
+    assert run("weather.py", "-33.87,", "Paris")[0] == 2
+
+
 def test_a_postcode_is_looked_up_by_openweathermap(get, server):
     server.routes = {
         "/geo/1.0/zip": {"zip": "10115", "name": "Berlin", "lat": 51.50853, "lon": -0.12574, "country": "DE"}
