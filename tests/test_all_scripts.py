@@ -506,6 +506,7 @@ def test_a_port_in_use_on_one_of_two_addresses_is_an_error_and_frees_the_other(n
         port = other.getsockname()[1]
         with pytest.raises(OSError, match="in use"):
             MAKE[name](("localhost", port))
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # An ended connection may have had this port.
         again.bind(("127.0.0.1", port))
 
 
