@@ -556,6 +556,7 @@ RECORD_TYPES = {
 }  # fmt: skip
 # By record type: the offset of the target name in the record's data (RFC 1035 section 3.3, RFC 2782, RFC 9460)
 TARGET_OFFSETS = {"CNAME": 0, "NS": 0, "PTR": 0, "SOA": 0, "MX": 2, "HTTPS": 2, "SVCB": 2, "SRV": 6}
+OPCODES = {4: "NOTIFY ", 5: "UPDATE "}  # RFC 1996, RFC 2136
 RCODES = {1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 9: "NOTAUTH"}
 DHCP_TYPES = ("", "Discover", "Offer", "Request", "Decline", "ACK", "NAK", "Release", "Inform")  # RFC 2132 section 9.6
 HTTP_METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE", b"PROPFIND")
@@ -845,6 +846,7 @@ def escaped(text: str) -> str:
 def dns(fields: Fields, message: bytes) -> None:
     """Decode the questions or the answers of a DNS message (RFC 1035 section 4.1)."""
     bits, questions, answers = unpack_dns(message)
+    opcode = OPCODES.get(bits >> 11 & 15, "")
     asked = []
     at = 12
     for _ in range(min(questions, MAX_RECORDS)):
@@ -852,13 +854,14 @@ def dns(fields: Fields, message: bytes) -> None:
         asked.append((name, record_type(unpack_16(message, at)[0])))
         at += 4
     if not bits >> 15:
-        return set_info(fields, ", ".join([f"{kind}? {name}" for name, kind in asked[:SHOWN_ANSWERS]]), asked[0][0])
+        shown = ", ".join([f"{kind}? {name}" for name, kind in asked[:SHOWN_ANSWERS]])
+        return set_info(fields, opcode + shown, asked[0][0])
     names = [name for name, _ in asked]
     if bits & 15:
-        set_info(fields, " ".join([RCODES.get(bits & 15) or f"rcode {bits & 15}", *names]))
+        set_info(fields, opcode + " ".join([RCODES.get(bits & 15) or f"rcode {bits & 15}", *names]))
     else:
         none = "(truncated)" if bits & 0x200 else "(no answer)"  # The client asks again over TCP if it is truncated.
-        set_info(fields, dns_answers(message, at, answers, names) or " ".join([*asked[0], none]))
+        set_info(fields, opcode + (dns_answers(message, at, answers, names) or " ".join([*asked[0], none])))
 
 
 def dns_answers(message: bytes, at: int, answers: int, names: list[str]) -> str:
@@ -1029,7 +1032,7 @@ def vxlan(fields: Fields, data: bytes) -> None:
         tunnel(fields, *read_ethertype(data, 20), data)
 
 
-PORT_DECODERS: dict[int, Decoder] = {53: dns, 5353: dns, 67: dhcp, 68: dhcp, 4789: vxlan, 8472: vxlan}
+PORT_DECODERS: dict[int, Decoder] = {53: dns, 5353: dns, 5355: dns, 67: dhcp, 68: dhcp, 4789: vxlan, 8472: vxlan}
 # the first three bytes of a TCP payload
 STREAM_DECODERS: dict[bytes, Decoder] = {b"\x16\x03" + bytes([minor]): tls for minor in range(5)}
 STREAM_DECODERS |= {word[:3]: http for word in (*HTTP_METHODS, b"HTTP")}

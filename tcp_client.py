@@ -347,7 +347,7 @@ def print_lines(chunks: Iterable[bytes]) -> None:
 
 def print_received(line: bytearray, flush: bool = False) -> None:
     with output_errors():
-        print("Received:", printable(line.decode("utf-8", "backslashreplace")), flush=flush)
+        print(f"Received: {printable(line.decode('utf-8', 'backslashreplace'))}\n", end="", flush=flush)
 
 
 def copy_bytes(chunks: Iterable[bytes]) -> None:

@@ -1053,11 +1053,16 @@ ADDRESSES = b"".join(answer(1, bytes([203, 0, 113, last])) for last in range(5, 
         (question(bits=0x8180), "www.example.org A (no answer)"),
         (question(bits=0x8380), "www.example.org A (truncated)"),
         (question("evil\x1b[31m\n"), r"A? evil\x1b[31m\n"),
+        (question(kind=6, bits=0x2400), "NOTIFY SOA? www.example.org"),
+        (question(kind=6, bits=0xA400), "NOTIFY www.example.org SOA (no answer)"),
+        (question(kind=6, bits=0x2800, answers=1), "UPDATE SOA? www.example.org"),
+        (question(kind=6, bits=0xA805), "UPDATE REFUSED www.example.org"),
     ],
 )  # fmt: skip
-def test_dns_shows_names_answers_and_codes_over_udp_tcp_and_mdns(message, info):
+def test_dns_shows_names_answers_and_codes_over_udp_tcp_mdns_and_llmnr(message, info):
     assert udp_info(message).info == info
     assert udp_info(message, dport=5353).info == info
+    assert udp_info(message, dport=5355).info == info  # LLMNR (RFC 4795)
     assert tcp_info(struct.pack("!H", len(message)) + message, dport=53).info == info
     assert decode(raw(ETHER / V4 / UDP(sport=53, dport=40_000) / message), 1).info == info
 
