@@ -782,12 +782,13 @@ def join_hello(fields: Fields, seq: int, data: bytes) -> None:
     """Find the server name in a ClientHello that needs several segments, as the key shares of ML-KEM do."""
     ends = (fields["src"], fields["dst"], fields["sport"], fields["dport"])
     beginning = cut_hellos.pop((*ends, seq), b"")
+    next_seq = (seq + len(data)) & 0xFFFFFFFF
     data = beginning + data
     if beginning:
         decode_payload(tls, fields, data)
     is_cut = fields.get("info") == HELLO and len(data) < 5 + unpack_16(data, 3)[0]
     if is_cut and "malformed" not in fields:  # The snapshot length has not cut it.
-        cut_hellos[(*ends, (seq + len(data) - len(beginning)) & 0xFFFFFFFF)] = data
+        cut_hellos[(*ends, next_seq)] = data
         if len(cut_hellos) > MAX_CUT_HELLOS:
             del cut_hellos[next(iter(cut_hellos))]
 

@@ -103,6 +103,16 @@ def end_input(client):
     client.stdin = None
 
 
+def type_letters(client, letters, arrived, pause_s):
+    """Write letters to the client's standard input, with a pause after each has arrived. The client must not end."""
+    for letter in letters:
+        client.stdin.write(letter)
+        client.stdin.flush()
+        assert arrived.get(timeout=WAIT_S) == letter.encode()
+        with pytest.raises(subprocess.TimeoutExpired):
+            client.wait(pause_s)
+
+
 @pytest.fixture
 def echo(serving):
     return serving(TCPServer(("127.0.0.1", 0), Echo)).address[1]
@@ -498,12 +508,7 @@ def test_the_silence_counts_from_the_last_byte_sent(script, server_with):
         connection.sendall(b"answer")
 
     client = raw_client(script, server_with(handler), "--send", "-", "--timeout", 1.2, stdin=subprocess.PIPE)
-    for letter in "ab":
-        client.stdin.write(letter)
-        client.stdin.flush()
-        assert arrived.get(timeout=WAIT_S) == letter.encode()
-        with pytest.raises(subprocess.TimeoutExpired):
-            client.wait(0.45)
+    type_letters(client, "ab", arrived, 0.45)
     end_input(client)
     assert client.stdout.buffer.read() == b"answer"
     assert client.finish()[::2] == (0, "")
@@ -547,12 +552,7 @@ def test_input_with_short_pauses_is_sent_to_a_server_that_has_finished_sending(s
 
     client = raw_client(script, server_with(handler), "--send", "-", stdin=subprocess.PIPE)
     assert read_exactly(client.stdout, 5) == b"go on"
-    for letter in "abcd":
-        client.stdin.write(letter)
-        client.stdin.flush()
-        assert arrived.get(timeout=WAIT_S) == letter.encode()
-        with pytest.raises(subprocess.TimeoutExpired):
-            client.wait(0.2)
+    type_letters(client, "abcd", arrived, 0.2)
     end_input(client)
     assert client.finish() == (0, "", "")
 
