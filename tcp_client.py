@@ -290,7 +290,7 @@ def explain(error: Exception) -> str:
         case ConnectionError() | OSError(errno=errno.ENOTCONN):
             return "connection reset: the server closed it early; its log may contain the reason"
         case OSError(errno=errno.EADDRNOTAVAIL):
-            return "no local port is free; use fewer connections, or wait a minute until the used ports are free"
+            return "no local port or address is free; make fewer connections, wait a minute, or use IPv4 if IPv6 is off"
     return getattr(error, "strerror", None) or str(error)
 
 

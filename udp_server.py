@@ -241,6 +241,7 @@ def ask(host: str, port: int, message: bytes, timeout_s: float = 5.0, *, broadca
     broadcast: allow a broadcast address, and accept the answer from any address.
     Raises OSError: socket.gaierror, TimeoutError, ConnectionRefusedError, or an error of sending (too long, no route).
     """
+    failures: list[OSError] = []
     for family, kind, _, _, target in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
         with socket.socket(family, kind) as sock:
             sock.settimeout(timeout_s)
@@ -255,8 +256,8 @@ def ask(host: str, port: int, message: bytes, timeout_s: float = 5.0, *, broadca
             except TimeoutError:
                 raise
             except OSError as error:
-                failure = error  # The server may listen on the next address.
-    raise failure
+                failures.append(error)  # The server may listen on the next address.
+    raise min(failures, key=lambda error: not isinstance(error, ConnectionRefusedError))
 
 
 def format_datagram(data: bytes) -> str:

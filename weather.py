@@ -1060,7 +1060,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--timeout", type=seconds, default=10.0, metavar="S", help="seconds for each city (default: %(default)g)")
     words = sys.argv[1:] if argv is None else argv
     # The space keeps argparse from taking coordinates south of the equator for an option.
-    args = parser.parse_intermixed_args([f" {word}" if COORDINATES.fullmatch(word) else word for word in words])
+    args = parser.parse_intermixed_args([f" {word}" if re.match(r"-[\d.]+\D", word) else word for word in words])
     args.city = [city.strip() for city in args.city]
     if args.forecast and not re.fullmatch(r"[+-]?[\d.]+", args.forecast):  # --forecast London
         args.city.insert(0, args.forecast)

@@ -25,6 +25,7 @@ for name in ("SUDO_UID", "SUDO_GID", "SUDO_USER"):  # Under sudo, the sniffers w
 signal.signal(signal.SIGINT, signal.default_int_handler)  # The scripts would inherit SIG_IGN.
 ROOT = pathlib.Path(__file__).parent.parent
 TIME_LIMIT_S = 30
+FREE_PORT = ("--host", "127.0.0.1", "--port", 0)  # localhost can have two addresses, and a line for each of them.
 CLONE_NEWNET = 0x40000000  # unshare(2)
 
 

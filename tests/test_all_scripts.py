@@ -19,6 +19,7 @@ from functools import partial
 import fake_weather
 import pytest
 from conftest import (
+    FREE_PORT,
     ROOT,
     TIME_LIMIT_S,
     free_port,
@@ -308,7 +309,7 @@ def flooded(script, tmp_path):
         program = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport {module}\n"
         program += f"{module}.MAX_QUEUED_LINES = 100\nsys.exit({module}.main())\n"
         (tmp_path / name).write_text(program)
-        process = script(tmp_path / name, "--port", 0, "--host", "127.0.0.1", **options)
+        process = script(tmp_path / name, *FREE_PORT, **options)
         address = process.wait_until_listening()
         for _ in range(3_000):  # A pipe holds about 1,900 of tcp_server.py's lines.
             with socket.socket(type=SERVERS[name]) as client:
@@ -383,7 +384,7 @@ def peak_memory_kb(process):
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
 @every_server
 def test_a_flood_leaves_a_server_answering_and_small(name, script):
-    process = script(name, "--port", 0, "-q")
+    process = script(name, *FREE_PORT, "-q")
     address = process.wait_until_listening()
     before = peak_memory_kb(process)
     for number in range(2_000):

@@ -314,7 +314,7 @@ def test_no_free_local_port_is_explained(call, monkeypatch, peers):
 
     monkeypatch.setattr(asyncio, "open_connection", fail)
     (cause,) = numbers(call("--port", 1, "-n", 3, "--json"), status=1)["failures"]
-    assert "no local port is free" in cause
+    assert "no local port or address is free" in cause
     assert "wait a minute" in cause
 
 

@@ -15,7 +15,7 @@ import threading
 import time
 
 import pytest
-from conftest import free_port, reset, resolve_to
+from conftest import FREE_PORT, free_port, needs_ipv6, reset, resolve_to
 
 import tcp_client
 from tcp_client import ReceiveError, receive, stream
@@ -145,7 +145,7 @@ def test_it_prints_what_the_server_sends(run, server_with):
 
 
 def test_it_prints_the_greeting_of_tcp_server(script, run):
-    server = script("tcp_server.py", "--port", 0, "--once", "-q")
+    server = script("tcp_server.py", *FREE_PORT, "--once", "-q")
     _, port = server.wait_until_listening()
     assert run("tcp_client.py", "--port", port) == (0, "Received: Hello, World!\n", "")
     assert server.finish() == (0, "", "")
@@ -310,7 +310,7 @@ def test_an_empty_answer_to_nothing_needs_no_warning(run, server_with):
         ["{host}", "--timeout", "5", "{port}"],
     ],
 )
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "[::1]"])
+@pytest.mark.parametrize("host", ["127.0.0.1", *(pytest.param(host, marks=needs_ipv6) for host in ("::1", "[::1]"))])
 def test_host_and_port_are_positional_as_for_nc(call, host, words):
     with socket.create_server(
         (host.strip("[]"), 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -14,6 +14,7 @@ import threading
 
 import pytest
 from conftest import (
+    FREE_PORT,
     TIME_LIMIT_S,
     free_port,
     in_namespace,
@@ -86,8 +87,8 @@ def test_a_datagram_is_answered_with_its_bytes_exactly(serving, data):
         assert answer_to(client, data) == b"Server received: " + data
 
 
-def test_without_options_it_prints_the_lines_of_the_tutorial_and_answers(script):
-    server = script("udp_server.py", "--port", 0)
+def test_it_prints_the_lines_of_the_tutorial_and_answers(script):
+    server = script("udp_server.py", *FREE_PORT)
     with client_of(server.wait_until_listening()) as client:
         assert answer_to(client, b"hi") == b"Server received: hi"
         assert server.stdout.readline() == f"Received message from 127.0.0.1:{client.getsockname()[1]}: hi\n"
@@ -114,7 +115,7 @@ def test_an_ipv6_address_is_shown_in_brackets(script):
     ],
 )
 def test_a_datagram_can_neither_forge_a_line_nor_control_the_terminal(script, data, shown):
-    server = script("udp_server.py", "--port", 0)
+    server = script("udp_server.py", *FREE_PORT)
     with client_of(server.wait_until_listening()) as client:
         answer_to(client, data)
         assert server.stdout.readline() == f"Received message from 127.0.0.1:{client.getsockname()[1]}: {shown}\n"
@@ -131,7 +132,7 @@ def test_a_datagram_can_neither_forge_a_line_nor_control_the_terminal(script, da
     ids=["1000", "1001", "controls", "cut character"],
 )
 def test_a_long_datagram_is_printed_short_with_its_length_and_answered_completely(script, data, shown):
-    server = script("udp_server.py", "--port", 0)
+    server = script("udp_server.py", *FREE_PORT)
     with client_of(server.wait_until_listening()) as client:
         assert answer_to(client, data) == b"Server received: " + data
         assert server.stdout.readline().partition(": ")[2] == f"{shown}\n"
@@ -156,7 +157,7 @@ def test_a_broadcast_address_needs_the_option_and_its_answer_may_come_from_elsew
 
 
 def test_no_reply_only_receives(script):
-    server = script("udp_server.py", "--port", 0, "--no-reply")
+    server = script("udp_server.py", *FREE_PORT, "--no-reply")
     with client_of(server.wait_until_listening()) as client:
         for word in ("one", "two"):
             client.send(word.encode())
@@ -173,7 +174,7 @@ def counts(err):
 
 
 def test_quiet_prints_no_events_and_the_counts_at_the_end(script):
-    server = script("udp_server.py", "--port", 0, "-q")
+    server = script("udp_server.py", *FREE_PORT, "-q")
     with client_of(server.wait_until_listening()) as client:
         answer_to(client, b"one")
         answer_to(client, b"two")
@@ -184,7 +185,7 @@ def test_quiet_prints_no_events_and_the_counts_at_the_end(script):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_status_0(script, number):
-    server = script("udp_server.py", "--port", 0)
+    server = script("udp_server.py", *FREE_PORT)
     server.wait_until_listening()
     status, out, err = server.finish(number)
     assert (status, out) == (0, "")
@@ -213,6 +214,12 @@ def test_send_to_nobody_is_one_line_and_status_1(run):
     result = run("udp_server.py", "--port", free_port(socket.SOCK_DGRAM), "--send", "hi", "--timeout", 20)
     assert "refused" in only_error(result)
     assert result[1] == ""
+
+
+def test_a_refusal_is_reported_rather_than_the_failure_of_another_address(run, monkeypatch):
+    """A machine without IPv6 may resolve localhost to ::1, too, and then fails in another way."""
+    resolve_to(monkeypatch, "255.255.255.255", "127.0.0.1", "255.255.255.255")
+    assert "refused" in only_error(run("udp_server.py", "--port", free_port(socket.SOCK_DGRAM), "--send", "hi"))
 
 
 def test_send_without_an_answer_in_time_is_one_line_and_status_1(run, serving):
@@ -315,7 +322,7 @@ def test_ten_lines_lose_the_rest_of_a_large_datagram(script):
 
 
 def test_a_datagram_too_long_for_an_answer_is_one_warning_and_it_goes_on(script):
-    server = script("udp_server.py", "--port", 0, "-q")
+    server = script("udp_server.py", *FREE_PORT, "-q")
     with client_of(server.wait_until_listening()) as client:
         client.send(bytes(65_507))
         client.send(bytes(65_491))
@@ -565,7 +572,7 @@ def flood(process, address):
 
 @on_linux
 def test_the_script_prints_at_the_end_how_many_datagrams_the_kernel_dropped(script):
-    server = script("udp_server.py", "--port", 0, "-q")
+    server = script("udp_server.py", *FREE_PORT, "-q")
     sent = flood(server, server.wait_until_listening())
     status, _, err = server.finish(signal.SIGINT)
     assert status == 0

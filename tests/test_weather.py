@@ -949,7 +949,9 @@ def test_coordinates_south_of_the_equator_are_no_option_and_cities_may_follow_op
     for words in (["-14.27806,-170.7025", "--line", "Paris"], ["--line", "--", "-14.27806,-170.7025", "Paris"]):
         status, out, _ = run("weather.py", *words)
         assert (status, [line.partition(": ")[0] for line in out.splitlines()]) == (0, ["-14.2781, -170.702", "Paris"])
-    assert run("weather.py", "-33.87,", "Paris")[0] == 2
+    status, out, err = run("weather.py", "-33.87,", "151.21")
+    assert (status, out) == (1, "")
+    assert err.endswith("weather.py: info: a name of several words needs quotes: weather.py '-33.87, 151.21'\n")
 
 
 def test_a_postcode_is_looked_up_by_openweathermap(get, server):
