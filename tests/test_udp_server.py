@@ -231,7 +231,9 @@ def test_send_without_an_answer_in_time_is_one_line_and_status_1(run, serving):
 
 def test_send_of_too_long_a_datagram_is_one_error_and_status_1(run, serving):
     server = serving(UDPServer(("127.0.0.1", 0)))
-    assert "long" in only_error(run("udp_server.py", "--port", server.address[1], "--send", "x" * 65_508))
+    assert "long" in only_error(
+        run("udp_server.py", "--host", "127.0.0.1", "--port", server.address[1], "--send", "x" * 65_508)
+    )
 
 
 def test_ask_finds_the_server_on_the_second_address_of_a_name(serving, monkeypatch):
