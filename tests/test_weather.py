@@ -57,7 +57,7 @@ sys.addaudithook(guard)
 def world(monkeypatch, tmp_path):
     """A user's environment: no keys, no proxies, a cache folder of its own, and no way out but loopback."""
     for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name in weather.KEY_VARIABLES or name in ("NO_COLOR", "COLUMNS"):
+        if name.lower().endswith("_proxy") or name in weather.KEY_VARIABLES:
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
