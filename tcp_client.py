@@ -289,6 +289,8 @@ def explain(error: Exception) -> str:
             return "connection refused; is the server running, and is this its port?"
         case ConnectionError() | OSError(errno=errno.ENOTCONN):
             return "connection reset: the server closed it early; its log may contain the reason"
+        case OSError(errno=errno.ENETUNREACH | errno.EHOSTUNREACH):
+            return f"{error.strerror}; check the address and the network connection"
         case OSError(errno=errno.EADDRNOTAVAIL):
             return "no local port or address is free; make fewer connections, wait a minute, or use IPv4 if IPv6 is off"
     return getattr(error, "strerror", None) or str(error)

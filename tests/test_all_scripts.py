@@ -605,6 +605,13 @@ def test_without_ipv6_there_is_ipv4(name, script):
     assert (status, out, errors(err)) == (0, "", [])
 
 
+@needs_root
+@pytest.mark.parametrize("words", ["tcp_client.py 203.0.113.1", "async_client.py --host 203.0.113.1"])
+def test_no_route_to_a_server_is_one_error(words, script):
+    error = only_error(in_namespace(lambda: script(*words.split()).finish()))
+    assert "203.0.113.1 port 12345: Network is unreachable; check the address" in error
+
+
 @every_sniffer
 @pytest.mark.parametrize("cut", [1, 8, 23, 24, 30, 60, -1])
 def test_a_capture_file_that_is_cut_is_one_error(name, cut, world, run):

@@ -788,13 +788,6 @@ def test_a_link_local_address_serves_every_connection(peers, capsys):
     assert status == 0
 
 
-def test_no_route_is_one_line(capsys):
-    status = in_namespace(lambda: async_client.main(["--host", "203.0.113.1", "--port", "9"]))
-    _, err = capsys.readouterr()
-    assert status == 1
-    assert re.fullmatch(r"async_client\.py: error: .*unreachable.*\n", err)
-
-
 @pytest.fixture
 def pem(certificate):
     return certificate[0]
