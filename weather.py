@@ -573,6 +573,8 @@ class Cache:
 
     def save(self, url: str, answer: Any) -> None:
         """Write a file completely or not at all. Warn once if that is impossible."""
+        if not self._folder.is_absolute():
+            return  # The user of a container may have no home folder, so that "~" stays in the path.
         file = self._file(url)
         part = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
         try:

@@ -816,6 +816,14 @@ def test_folders_in_place_of_the_cached_files_are_one_warning(run, server, tmp_p
     assert all(path.suffix == ".json" for path in (tmp_path / "cache" / "netscripts-weather").iterdir())
 
 
+def test_a_user_without_a_home_has_no_cache(run, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/.cache")
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("weather.py", "London", "-q")
+    assert (status, out[:22], err) == (0, "The weather in London ", "")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unusable_cache_is_one_warning(run, server, tmp_path):
     (tmp_path / "cache").write_text("in the way")
     status, out, err = run("weather.py", "London", "Paris")
