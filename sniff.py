@@ -70,7 +70,7 @@ SO_ATTACH_FILTER, SO_RCVBUFFORCE, SO_TIMESTAMPNS, SIOCGIFNETMASK = 26, 33, 35, 0
 ARPHRD_LOOPBACK, PACKET_OUTGOING = 772, 4
 ETHERNET, RAW = 1, 101  # link types, see https://www.tcpdump.org/linktypes.html
 # The link type for an ARPHRD_* number of Linux; it is RAW for all others.
-LINKTYPE_OF = {1: ETHERNET, ARPHRD_LOOPBACK: ETHERNET, 512: 9, 801: 105, 803: 127}
+LINKTYPE_OF = {1: ETHERNET, ARPHRD_LOOPBACK: ETHERNET, 801: 105, 803: 127}
 IPV4, IPV6, MPLS, VLANS = 0x0800, 0x86DD, 0x8847, (0x8100, 0x88A8, 0x9100)  # EtherTypes
 PCAPNG = b"\n\r\r\n"
 # The magic number of a pcap file: the unit of its fractions of seconds in ns, and the format of a record's header.

@@ -741,19 +741,26 @@ def test_any_shows_the_interface_and_filters(script):
     assert re.fullmatch(rf"[\d:.]+ lo UDP .* > 127\.0\.0\.1:{PORT} .*\n", out)
 
 
+def open_tunnel(hardware):
+    """Make the interface "tunnel" with an ARPHRD_* number, and return its descriptor."""
+    fcntl = pytest.importorskip("fcntl")
+    try:
+        tunnel = os.open("/dev/net/tun", os.O_RDWR)
+    except OSError as error:
+        pytest.skip(f"needs a tunnel device: {error}")
+    fcntl.ioctl(tunnel, 0x400454CA, struct.pack("16sH22x", b"tunnel", 0x1001))  # TUNSETIFF: IFF_TUN, IFF_NO_PI
+    fcntl.ioctl(tunnel, 0x400454CD, hardware)  # TUNSETLINK
+    for command in ("addr add 192.0.2.1/24 dev tunnel", "link set tunnel up"):
+        subprocess.run(["ip", *command.split()], check=True)
+    return tunnel
+
+
 @root_on_linux
 def test_any_keeps_frames_unchanged_and_pcap_has_one_link_type(script, tmp_path):
     path, after = tmp_path / "any.pcap", ("-i", "any", "--print", "-w")
 
     def job():
-        fcntl = pytest.importorskip("fcntl")
-        try:
-            tunnel = os.open("/dev/net/tun", os.O_RDWR)
-        except OSError as error:
-            pytest.skip(f"needs a tunnel device: {error}")
-        fcntl.ioctl(tunnel, 0x400454CA, struct.pack("16sH22x", b"tunnel", 0x1001))  # TUNSETIFF: IFF_TUN, IFF_NO_PI
-        for command in ("addr add 192.0.2.1/24 dev tunnel", "link set tunnel up"):
-            subprocess.run(["ip", *command.split()], check=True)
+        tunnel = open_tunnel(0xFFFE)  # ARPHRD_NONE
         results = []
         for host in ("127.0.0.1", "192.0.2.2"):
             process = script("sniff.py", *after, path, "-c", 2, FILTER)
@@ -768,6 +775,24 @@ def test_any_keeps_frames_unchanged_and_pcap_has_one_link_type(script, tmp_path)
     assert (same[0], [packet.length for packet in alike]) == (0, [44, 44])
     assert "link type" in one_error(mixed)
     assert [packet.proto for packet in before] == ["UDP"]
+
+
+@root_on_linux
+def test_the_interface_of_a_modem_delivers_raw_ip(script):
+    """Linux removes the PPP header, so that libpcap captures in cooked mode there."""
+
+    def job():
+        tunnel = open_tunnel(512)  # ARPHRD_PPP
+        sniffer = script("sniff.py", "-i", "tunnel", "-c", 1, FILTER)
+        sniffer.stderr.readline()
+        send(host="192.0.2.2")
+        result = sniffer.finish()
+        os.close(tunnel)
+        return result
+
+    status, out, _ = in_namespace(job)
+    assert status == 0
+    assert re.fullmatch(rf".* UDP 192\.0\.2\.1:\d+ > 192\.0\.2\.2:{PORT} 30 bytes\n", out)
 
 
 @root_on_linux
