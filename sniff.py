@@ -363,7 +363,7 @@ class Live:
     def _receive(self) -> Iterator[Record]:
         if not select.select([self._socket], [], [], TICK_S)[0]:
             return
-        with contextlib.suppress(BlockingIOError):
+        try:
             for _ in range(BATCH):
                 frame, control, _, address = self._socket.recvmsg(MAX_LIVE_FRAME_BYTES, 128, socket.MSG_DONTWAIT)
                 name, _, direction, hardware, _ = address
@@ -376,6 +376,12 @@ class Live:
                 judged = whole if self._by_tag else frame  # as in the kernel, without the tag
                 if not self._late or filter_function(self._late, linktype)(judged, length):
                     yield time_ns, length + len(tag), linktype, shown, whole
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENETDOWN:
+                raise
+            socket.if_nametoindex(self.interface)  # It raises OSError, unless the interface is only down for a while.
 
     def _receive_elsewhere(self) -> Iterator[Record]:
         for ready in self._socket.select([self._socket], TICK_S):

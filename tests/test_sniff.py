@@ -796,6 +796,27 @@ def test_the_interface_of_a_modem_delivers_raw_ip(script):
 
 
 @root_on_linux
+def test_an_interface_may_go_down_for_a_while_but_not_disappear(script):
+    def job():
+        sniffer = script("sniff.py", "-i", "here", "-c", 1, FILTER)
+        lost = script("http_analyzer.py", "-i", "here")
+        for process in (sniffer, lost):
+            process.stderr.readline()
+        neighbour = "neigh replace 192.0.2.2 lladdr 02:00:00:00:00:02 dev here"
+        for command in ("link set here down", "link set here up", neighbour):
+            subprocess.run(["ip", *command.split()], check=True)
+        send(host="192.0.2.2")
+        found = sniffer.finish()
+        subprocess.run(["ip", "link", "delete", "here"], check=True)
+        return found, lost.finish()
+
+    cable = ("link add here type veth peer name there", "addr add 192.0.2.1/24 dev here", "link set there up")
+    (status, out, _), lost = in_namespace(job, *cable, "link set here up")
+    assert (status, out.count("192.0.2.2")) == (0, 1)
+    assert "here: no interface with this name" in one_error(lost)
+
+
+@root_on_linux
 def test_the_kernels_drops_are_reported(script):
     sniffer = Sniffer(script, "--buffer", 1, FILTER)
     sniffer.process.send_signal(signal.SIGSTOP)
