@@ -1486,8 +1486,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("-x", action="store_true", help="the same as -XX")
     add("-A", action="store_true", help="dump the packet as text")
     add("-v", action="store_true", help="print every field that scapy knows; slow")
-    for habit in ("-n", "-l", "-U", "--immediate-mode"):
-        add(habit, action="count", help="accepted as in tcpdump; it is always so")
+    for habit in ("-n", "-l", "-U", "-S", "-K", "--immediate-mode"):
+        add(habit, action="count", help="accepted as in tcpdump, without effect")
     add = parser.add_argument_group("limits").add_argument
     add("-c", type=count, metavar="COUNT", help="stop after COUNT packets")
     add("--duration", type=partial(bounded, float, 0.01, 86_400), metavar="S", help="stop after S seconds")

@@ -1425,7 +1425,7 @@ def test_any_time_is_one_line(resolution, offset_s, option, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "options", ["-n", "-nn", "-l", "-U", "-p", "-s0", "-nnXs0", "-nneX", "-ln", "--immediate-mode"]
+    "options", ["-n", "-nn", "-l", "-U", "-p", "-s0", "-nnXs0", "-nneXSKs0", "-ln", "--immediate-mode"]
 )
 def test_the_options_that_tcpdumps_users_type_are_accepted(options, run, mixed):
     status, out, _ = run("sniff.py", options, "-r", mixed)
