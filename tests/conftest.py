@@ -23,7 +23,7 @@ import pytest
 SUDO = ("SUDO_UID", "SUDO_GID", "SUDO_USER")  # Under sudo, the sniffers would become the caller's user.
 LOCALE = ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "PYTHONIOENCODING")
 TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "PYTHON_COLORS")
-for name in (*SUDO, *LOCALE, *TERMINAL, "PYTHONSAFEPATH"):  # The output of the scripts must not depend on the user's settings.
+for name in (*SUDO, *LOCALE, *TERMINAL, "PYTHONSAFEPATH"):  # The tests must not depend on the user's settings.
     os.environ.pop(name, None)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # The scripts would inherit SIG_IGN.
 ROOT = pathlib.Path(__file__).parent.parent
