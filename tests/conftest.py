@@ -244,6 +244,8 @@ def in_namespace(job, *setup):
     """Do `job` in a thread with a network of its own, set up by `ip` commands; what it sends cannot leave."""
 
     def enter():
+        if not shutil.which("ip"):
+            pytest.skip("needs the command ip")
         if sys.platform != "linux" or ctypes.CDLL(None).unshare(CLONE_NEWNET):
             pytest.skip("only root on Linux can make a network namespace: sudo .venv/bin/python -m pytest")
         for command in ("link set lo up", *setup):

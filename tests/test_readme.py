@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -84,6 +85,13 @@ class Shell:
 
 @pytest.fixture
 def shell(tmp_path):
+    if not shutil.which("bash"):
+        pytest.skip("needs bash")
+    try:
+        if not own_network():
+            socket.create_server(("127.0.0.1", 12345)).close()
+    except OSError as error:
+        pytest.skip(f"needs port 12345: {error}")
     shell = Shell(tmp_path)
     yield shell
     shell.kill()
