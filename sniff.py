@@ -113,7 +113,7 @@ def capture_errors(what: str) -> Iterator[None]:
         if os.path.exists(what):
             raise
         command = shlex.join(["sudo", sys.executable, *sys.argv])
-        raise CaptureError(f"capturing needs root; run: {command}") from None
+        raise CaptureError(f"capturing needs root, and in a container CAP_NET_RAW; run: {command}") from None
     except (OSError, ValueError) as error:
         raise CaptureError(f"{what}: {getattr(error, 'strerror', None) or error}") from None
     except (EOFError, zlib.error, struct.error, IndexError, OverflowError):
