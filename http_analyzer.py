@@ -863,7 +863,7 @@ LOST_REQUEST = re.compile(rb"(?:%s) \S{1,8000} HTTP/1\.[01]\r?\n" % METHODS)
 LOST_RESPONSE = re.compile(rb"HTTP/1\.[01] [1-5]\d\d[ \r\n]")
 HEAD_END = re.compile(rb"\n\r?\n")
 FIELD = re.compile(rb"\n([^\s:]+)[ \t]*:[ \t]*([^\r\n]*)")
-USED_FIELDS = rb"host|user-agent|referer|expect|content-(?:type|length|encoding)|transfer-encoding"
+USED_FIELDS = rb"host|user-agent|referer|expect|upgrade|content-(?:type|length|encoding)|transfer-encoding"
 USED_FIELD = re.compile(rb"\n(%s)[ \t]*:[ \t]*([^\r\n]*)" % USED_FIELDS, re.IGNORECASE)
 FOLD = re.compile(rb"\r?\n[ \t]+")  # a header line that continues in the next line (RFC 9112 section 5.2)
 LENGTH = re.compile(rb"(\d{1,18})(?:[ \t]*,[ \t]*\1)*")  # A repeated length counts once (RFC 9112 section 6.3).
@@ -1327,7 +1327,7 @@ class Pairing:
     queue: list[Message | None] = field(default_factory=list)  # None is LOST
     memory: int = 0  # bytes of the messages that are not in a pair yet
     incomplete_sides: int = 0  # directions with missing bytes before the first message
-    signal: str = ""  # for the reader of requests: "stop", "tunnel" or "no body"
+    signal: str = ""  # for the reader of requests: "stop", "HTTP/2", "tunnel" or "no body"
     pipelines: bool = False
     may_be_answered: bool = False  # Lost responses may have answered the requests in the queue.
     loss: str = "gap"  # the problem of a response that finds LOST
@@ -1359,13 +1359,14 @@ class Pairing:
         elif self.queue:
             response.add_problem(self.loss)
         response.request = request
-        self._set_signal(request, response.start[1])
+        self._set_signal(request, response)
         return request
 
-    def _set_signal(self, request: Message | None, status: bytes) -> None:
+    def _set_signal(self, request: Message | None, response: Message) -> None:
         """Set the signal for what a response means for the next bytes of the client."""
+        status = response.start[1]
         if status == b"101":
-            self.signal = "stop"
+            self.signal = "HTTP/2" if response.fields.get(b"upgrade", b"").lower() == b"h2c" else "stop"
         elif request and request.start[0] == b"CONNECT" and status[:1] == b"2":
             self.signal = "tunnel"
         elif request and request.awaits_continue():
@@ -1634,7 +1635,9 @@ class Conversation:
         """Switch the readers to another protocol, or end a request without its body."""
         signal, self.pairing.signal = self.pairing.signal, ""
         requests = self.streams[0].reader
-        if signal == "stop":
+        if signal == "HTTP/2":
+            self.foreign = signal
+        if signal in ("HTTP/2", "stop"):
             self._stop_readers()
         elif signal == "tunnel":
             requests.enter_tunnel()

@@ -856,6 +856,16 @@ def test_connections_with_another_protocol_are_counted(data, name):
     assert analyzer.notes() == {f"connections with {name} not read": 1}
 
 
+@pytest.mark.parametrize(("protocol", "notes"), [(b"h2c", {"connections with HTTP/2 not read": 1}), (b"websocket", {})])
+def test_an_upgrade_to_http_2_is_counted(protocol, notes):
+    """RFC 7540 section 3.2: the response to the first request is sent in HTTP/2."""
+    wire = Wire().open().send(0, GET % 1).send(1, b"HTTP/1.1 101 S\r\nUpgrade: %b\r\n\r\n\0\0\x06\4" % protocol)
+    wire.send(0, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    analyzer = HTTPAnalyzer()
+    assert [exchange.status for exchange in fed(analyzer, wire.frames) + analyzer.flush()] == [101]
+    assert analyzer.notes() == notes
+
+
 def test_other_protocols_are_abandoned_after_a_limited_number_of_bytes():
     wire = Wire().open().send(1, b"220 mail ESMTP\r\n")
     for _ in range(100):
