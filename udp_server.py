@@ -243,9 +243,9 @@ def ask(host: str, port: int, message: bytes, timeout_s: float = 5.0, *, broadca
     """
     failures: list[OSError] = []
     for family, kind, _, _, target in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
-        with socket.socket(family, kind) as sock:
-            sock.settimeout(timeout_s)
-            try:
+        try:
+            with socket.socket(family, kind) as sock:
+                sock.settimeout(timeout_s)
                 if broadcast:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
                     sock.sendto(message, target)
@@ -253,10 +253,10 @@ def ask(host: str, port: int, message: bytes, timeout_s: float = 5.0, *, broadca
                     sock.connect(target)
                     sock.send(message)
                 return sock.recv(MAX_DATAGRAM_BYTES)
-            except TimeoutError:
-                raise
-            except OSError as error:
-                failures.append(error)  # The server may listen on the next address.
+        except TimeoutError:
+            raise
+        except OSError as error:
+            failures.append(error)  # The server may listen on the next address.
     raise min(failures, key=lambda error: not isinstance(error, ConnectionRefusedError))
 
 

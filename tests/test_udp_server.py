@@ -216,10 +216,14 @@ def test_send_to_nobody_is_one_line_and_status_1(run):
     assert result[1] == ""
 
 
-def test_a_refusal_is_reported_rather_than_the_failure_of_another_address(run, monkeypatch):
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "255.255.255.255"), (99, "::1")])
+def test_a_refusal_is_reported_rather_than_the_failure_of_another_address(family, host, run, monkeypatch):
     """A machine without IPv6 may resolve localhost to ::1, too, and then fails in another way."""
-    resolve_to(monkeypatch, "255.255.255.255", "127.0.0.1", "255.255.255.255")
-    assert "refused" in only_error(run("udp_server.py", "--port", free_port(socket.SOCK_DGRAM), "--send", "hi"))
+    port = free_port(socket.SOCK_DGRAM)
+    refused, other = (socket.AF_INET, ("127.0.0.1", port)), (family, (host, port))
+    addresses = [(number, socket.SOCK_DGRAM, 0, "", target) for number, target in (other, refused, other)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: addresses)
+    assert "refused" in only_error(run("udp_server.py", "--port", port, "--send", "hi"))
 
 
 def test_send_without_an_answer_in_time_is_one_line_and_status_1(run, serving):
