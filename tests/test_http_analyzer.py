@@ -1870,6 +1870,7 @@ BIG = 3_000_000  # a body whose frames are the longest that loopback has
 def web():
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # A body does not wait for the ACK of its headers.
 
         def do_GET(self):
             body = bytes(BIG) if self.path == "/big" else b"hello"
@@ -1882,7 +1883,7 @@ def web():
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server.server_address
         server.shutdown()
