@@ -1829,6 +1829,8 @@ def unbrotli(data: bytes, limit: int) -> bytes:
 
 
 def unzstd(data: bytes, limit: int) -> bytes:
+    if sys.version_info >= (3, 14):
+        return bytes(importlib.import_module("compression.zstd").ZstdDecompressor().decompress(data, limit))
     decoder = importlib.import_module("zstandard").ZstdDecompressor()
     return bytes(decoder.stream_reader(data, read_across_frames=True).read(limit))
 
