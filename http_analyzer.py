@@ -391,7 +391,8 @@ class Live:
         except OSError as error:
             if error.errno != errno.ENETDOWN:
                 raise
-            socket.if_nametoindex(self.interface)  # It raises OSError, unless the interface is only down for a while.
+            socket.if_nametoindex(self.interface)  # It raises OSError if the interface has disappeared.
+            log.info("%s is down; the capture continues when it is up", self.interface)
 
     def _receive_elsewhere(self) -> Iterator[Record]:
         for ready in self._socket.select([self._socket], TICK_S):

@@ -52,6 +52,8 @@ from typing import Any
 __all__ = ["CaptureError", "Packet", "capture", "decode", "read"]
 __version__ = "2.0.0"
 
+log = logging.getLogger(__name__)
+
 PROGRAM = os.path.basename(__file__)
 
 # Capture: files, interfaces and link layers. sniff.py and http_analyzer.py contain this region word for word.
@@ -381,7 +383,8 @@ class Live:
         except OSError as error:
             if error.errno != errno.ENETDOWN:
                 raise
-            socket.if_nametoindex(self.interface)  # It raises OSError, unless the interface is only down for a while.
+            socket.if_nametoindex(self.interface)  # It raises OSError if the interface has disappeared.
+            log.info("%s is down; the capture continues when it is up", self.interface)
 
     def _receive_elsewhere(self) -> Iterator[Record]:
         for ready in self._socket.select([self._socket], TICK_S):
@@ -1655,6 +1658,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the terminal's encoding lacks
+    logging.basicConfig(format=f"{PROGRAM}: info: %(message)s", level=logging.INFO)
     logging.getLogger("scapy.runtime").setLevel(logging.CRITICAL)  # main() prints errors itself.
     try:
         if args.D:

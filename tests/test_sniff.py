@@ -811,8 +811,9 @@ def test_an_interface_may_go_down_for_a_while_but_not_disappear(script):
         return found, lost.finish()
 
     cable = ("link add here type veth peer name there", "addr add 192.0.2.1/24 dev here", "link set there up")
-    (status, out, _), lost = in_namespace(job, *cable, "link set here up")
+    (status, out, err), lost = in_namespace(job, *cable, "link set here up")
     assert (status, out.count("192.0.2.2")) == (0, 1)
+    assert err.splitlines()[0] == "sniff.py: info: here is down; the capture continues when it is up"
     assert re.search("here: (no interface with this name|No such device)", one_error(lost))  # Python 3.15
 
 
