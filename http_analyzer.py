@@ -1622,8 +1622,7 @@ class Conversation:
     def _check_protocol(self, data: bytes) -> None:
         for name, pattern in OTHER_PROTOCOLS.items():
             if pattern.match(data) and not self.foreign:
-                self.foreign = name
-                self._stop_readers()
+                self._stop_readers(name)
 
     def _identify(self, stream: Stream) -> None:
         """Set the roles of both streams: one reader has found a message."""
@@ -1636,16 +1635,18 @@ class Conversation:
         """Switch the readers to another protocol, or end a request without its body."""
         signal, self.pairing.signal = self.pairing.signal, ""
         requests = self.streams[0].reader
-        if signal == "HTTP/2":
-            self.foreign = signal
-        if signal in ("HTTP/2", "stop"):
+        if signal == "stop":
             self._stop_readers()
+        elif signal == "HTTP/2":
+            self._stop_readers(signal)
         elif signal == "tunnel":
             requests.enter_tunnel()
         else:
             requests.skip_body()
 
-    def _stop_readers(self) -> None:
+    def _stop_readers(self, foreign: str = "") -> None:
+        """Stop reading: the rest of the connection is another protocol, which is counted if it has a name."""
+        self.foreign = foreign
         for stream in self.streams:
             stream.reader.stop()
 

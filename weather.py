@@ -550,12 +550,17 @@ def adapter_with(secret: str) -> Any:
     return Adapter(pool_maxsize=AT_ONCE)
 
 
+def user_cache_root() -> str:
+    """Return the folder for the caches of this user; "" if there is none, as in a container without home folders."""
+    default = {"darwin": "~/Library/Caches", "win32": "~/AppData/Local"}.get(sys.platform, "~/.cache")
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(default)
+    return root if os.path.isabs(root) else ""
+
+
 class Cache:
     """Answers of the last ten minutes, one file for each URL. Any content of a file is harmless."""
 
-    def __init__(self) -> None:
-        default = {"darwin": "~/Library/Caches", "win32": "~/AppData/Local"}.get(sys.platform, "~/.cache")
-        root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(default)
+    def __init__(self, root: str) -> None:
         self._folder = Path(root, "netscripts-weather")
         self._lock = threading.Lock()
         self._warned = False
@@ -573,8 +578,6 @@ class Cache:
 
     def save(self, url: str, answer: Any) -> None:
         """Write a file completely or not at all. Warn once if that is impossible."""
-        if not self._folder.is_absolute():
-            return  # The user of a container may have no home folder, so that "~" stays in the path.
         file = self._file(url)
         part = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
         try:
@@ -624,7 +627,8 @@ class Provider:
         self.lang = lang.lower().replace("_", "-")
         self.language = self.lang.partition("-")[0]
         self.timeout_s = timeout_s
-        self._cache = Cache() if cache else None
+        cache_root = user_cache_root() if cache else ""
+        self._cache = Cache(cache_root) if cache_root else None
         self._session = requests.Session()
         self._session.trust_env = all(url.startswith("https:") for url in self.urls)  # Loopback needs no proxy.
         self._session.auth = lambda request: request  # Without it, requests would send the entries of ~/.netrc.

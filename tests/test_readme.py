@@ -49,13 +49,13 @@ def own_network():
 class Shell:
     """A shell that reads a command at a time, with the scripts at hand."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, network):
         for name in ("python", "python3"):
             (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
             (folder / name).chmod(0o755)
         environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        command = [*own_network(), "bash", "--norc"]
+        command = [*network, "bash", "--norc"]
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, text=True, **pipes)
 
     def run(self, command):
@@ -87,12 +87,13 @@ class Shell:
 def shell(tmp_path):
     if not shutil.which("bash"):
         pytest.skip("needs bash")
+    network = own_network()
     try:
-        if not own_network():
+        if not network:
             socket.create_server(("127.0.0.1", 12345)).close()
     except OSError as error:
         pytest.skip(f"needs port 12345: {error}")
-    shell = Shell(tmp_path)
+    shell = Shell(tmp_path, network)
     yield shell
     shell.kill()
 
