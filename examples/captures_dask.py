@@ -8,7 +8,7 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # The scripts are in the parent folder.
-from http_analyzer import CaptureError, analyze, printable
+from http_analyzer import CaptureError, analyze, output_errors, printable
 
 
 def hosts_and_statuses(path: str) -> list[tuple[str, int]]:
@@ -29,8 +29,9 @@ def main() -> int:
     if not sys.argv[1:]:
         sys.exit("usage: captures_dask.py FILE...")
     pairs = dask.bag.from_sequence(sys.argv[1:], partition_size=1).map(hosts_and_statuses).flatten()
-    for (host, status), count in sorted(pairs.frequencies().compute(scheduler="processes")):
-        print(f"{count:>8,} {status or '-'} {printable(host)}")
+    with output_errors():
+        for (host, status), count in sorted(pairs.frequencies().compute(scheduler="processes")):
+            print(f"{count:>8,} {status or '-'} {printable(host)}", flush=True)
     return 0
 
 

@@ -33,8 +33,9 @@ def main() -> int:
     context = SparkSession.builder.getOrCreate().sparkContext
     context.addPyFile(http_analyzer.__file__)  # It sends the script to the workers.
     paths = context.parallelize(sys.argv[1:], len(sys.argv[1:]))
-    for (host, status), count in sorted(paths.flatMap(hosts_and_statuses).countByValue().items()):
-        print(f"{count:>8,} {status or '-'} {http_analyzer.printable(host)}")
+    with http_analyzer.output_errors():
+        for (host, status), count in sorted(paths.flatMap(hosts_and_statuses).countByValue().items()):
+            print(f"{count:>8,} {status or '-'} {http_analyzer.printable(host)}", flush=True)
     return 0
 
 

@@ -10,11 +10,10 @@ import pathlib
 import re
 import signal
 import sys
-import urllib.parse
-import urllib.robotparser
+from urllib import parse, robotparser
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # The scripts are in the parent folder.
-from async_client import exchange, explain, printable
+from async_client import exchange, explain, output_errors, printable
 
 # A link, or the target of a redirect (RFC 9110 section 15.4)
 LINK = re.compile(r"""(?:\nLocation:\s*|<a\s[^<>]*?href\s*=\s*["']?)([^\s"'<>]+)""", re.IGNORECASE)
@@ -23,9 +22,9 @@ CONCURRENCY, MAX_DEPTH, MAX_PAGES = 4, 5, 500
 
 async def fetch(url: str) -> tuple[str, str]:
     """Return (status, whole response) of a page. With HTTP/1.0, the server closes the connection after the page."""
-    host, path = urllib.parse.urlsplit(url), urllib.parse.quote([*url.split("/", 3), ""][3], safe="/?&=%+:@,;~")
-    request = f"GET /{path} HTTP/1.0\r\nHost: {host.netloc}\r\nUser-Agent: crawler\r\n\r\n"
     try:
+        host, path = parse.urlsplit(url), parse.quote([*url.split("/", 3), ""][3], safe="/?&=%+:@,;~")
+        request = f"GET /{path} HTTP/1.0\r\nHost: {host.netloc}\r\nUser-Agent: crawler\r\n\r\n"
         reply = await exchange(host.hostname or "", host.port or 80, request.encode(), half_close=False)
     except (OSError, ValueError) as error:
         return explain(error), ""
@@ -36,17 +35,18 @@ async def crawl(start: str) -> bool:
     """Visit the pages, level by level. Return whether one of them failed."""
     site = "/".join(start.split("/", 3)[:3]) + "/"
     status, rules = await fetch(f"{site}robots.txt")
-    robots, slots = urllib.robotparser.RobotFileParser(), asyncio.Semaphore(CONCURRENCY)
+    robots, slots = robotparser.RobotFileParser(), asyncio.Semaphore(CONCURRENCY)
     robots.parse(rules.partition("\r\n\r\n")[2].splitlines() if status == "200" else [])
     visited, links = dict[str, str](), dict[str, None]()  # the status of each URL, and all URLs
 
     async def visit(url: str) -> None:
         async with slots:
             visited[url], page = await fetch(url)
-        print(printable(f"{visited[url]} {url}"), flush=True)
+        with output_errors():
+            print(printable(f"{visited[url]} {url}"), flush=True)
         for link in LINK.findall(page):
             with contextlib.suppress(ValueError):  # An invalid link does not end the crawl.
-                links[urllib.parse.urldefrag(urllib.parse.urljoin(url, link)).url] = None
+                links[parse.urldefrag(parse.urljoin(url, link)).url] = None
 
     await visit(start)
     for _ in range(MAX_DEPTH):

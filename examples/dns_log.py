@@ -8,19 +8,18 @@ python3 examples/dns_log.py -r capture.pcap        log those of a capture file
 import contextlib
 import pathlib
 import sys
-import time
 from collections.abc import Iterator
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # The scripts are in the parent folder.
-from sniff import CaptureError, Packet, capture, printable, read
+from sniff import CaptureError, Packet, capture, date_and_time, output_errors, printable, read
 
 
 def queries(packets: Iterator[Packet]) -> Iterator[str]:
     """Yield a line for each DNS query: the time, who asks, and the type and the name."""
     for packet in packets:
         if packet.dport in (53, 5353) and packet.name and packet.info:
-            when = time.strftime("%F %T", time.localtime(packet.time))
-            yield printable(f"{when} {packet.src} {packet.info}")
+            when = date_and_time(round(packet.time * 1e9))  # A capture file may contain any time.
+            yield printable(f"{when}{packet.src} {packet.info}")
 
 
 def main() -> int:
@@ -34,9 +33,10 @@ def main() -> int:
     try:
         with contextlib.closing(packets):  # type: ignore[type-var]
             for line in queries(packets):
-                print(line, flush=True)
-    except BrokenPipeError:
-        sys.stderr.close()  # Otherwise Python would report the closed pipe again.
+                with output_errors():
+                    print(line, flush=True)
+    except ImportError:
+        sys.exit("dns_log.py: error: scapy is not installed; pip install scapy")
     except (CaptureError, OSError) as error:
         sys.exit(f"dns_log.py: error: {error}")
     return 0

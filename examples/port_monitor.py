@@ -6,13 +6,15 @@ python3 examples/port_monitor.py --once localhost:22 || mail ...       for cron:
 """
 
 import argparse
-import concurrent.futures
 import pathlib
+import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # The scripts are in the parent folder.
-from tcp_client import connect, explain, printable
+from tcp_client import bounded, connect, explain, output_errors, printable
 
 
 def service(text: str) -> tuple[str, int]:
@@ -36,11 +38,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Check TCP services, and print changes.")
     parser.add_argument("services", nargs="+", type=service, metavar="HOST:PORT")
     parser.add_argument("--once", action="store_true", help="check once; exit status 1 if a service is down")
-    parser.add_argument("--interval", type=float, default=60.0, metavar="S", help="seconds between two checks")
-    parser.add_argument("--timeout", type=float, default=5.0, metavar="S", help="seconds for each connection")
+    seconds = partial(bounded, float, 0.1, 86_400)
+    parser.add_argument("--interval", type=seconds, default=60.0, metavar="S", help="seconds between two checks")
+    parser.add_argument("--timeout", type=seconds, default=5.0, metavar="S", help="seconds for each connection")
     args = parser.parse_args()
     states = dict.fromkeys(args.services, "")
-    with concurrent.futures.ThreadPoolExecutor(max_workers=16) as pool:
+    with output_errors(), ThreadPoolExecutor(max_workers=16) as pool:
         while True:
             results = pool.map(lambda address: check(address, args.timeout), args.services)
             for address, state in zip(args.services, results, strict=True):
@@ -49,11 +52,9 @@ def main() -> int:
                     states[address] = state
             if args.once:
                 return int(any(state != "up" for state in states.values()))
-            time.sleep(max(0.1, args.interval))
+            time.sleep(args.interval)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C does not wait for the running checks.
+    sys.exit(main())

@@ -1,9 +1,11 @@
 """Start each program in examples/ with the command in its docstring, and check what it does."""
 
 import http.server
+import os
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -12,7 +14,7 @@ import pytest
 from conftest import ROOT, free_port, has_ipv6
 from scapy.layers.inet import UDP
 from test_http_analyzer import OK, Wire, save
-from test_sniff import ETHER, V4, pcap, question, raw
+from test_sniff import ETHER, V4, block, pcap, question, raw, section
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SITE = {
@@ -143,6 +145,7 @@ def test_the_crawler_reports_a_server_that_does_not_answer(example):
     assert (code, err) == (1, "")
     assert out.startswith("connection refused")
     assert example("crawler", "ftp://x").finish() == (1, "", "usage: crawler.py http://HOST/\n")
+    assert example("crawler", "http://[").finish() == (1, "Invalid IPv6 URL http://[\n", "")
 
 
 def test_the_port_monitor_has_a_status_for_cron(example, serving):
@@ -152,6 +155,10 @@ def test_the_port_monitor_has_a_status_for_cron(example, serving):
         assert (code, err) == (1, "")
         assert re.fullmatch(rf"\S+ \S+ {up} up\n\S+ \S+ {down} down: connection refused.*\n", out)
         assert example("port_monitor", "--once", up).finish()[::2] == (0, "")
+        for option in ("--interval", "--timeout"):
+            code, out, err = example("port_monitor", "--once", up, option, "inf").finish()
+            assert (code, out) == (2, "")
+            assert err.endswith(f"argument {option}: 'inf' is not a number from 0.1 to 86,400\n")
 
 
 def test_the_port_monitor_prints_only_changes(example):
@@ -181,6 +188,29 @@ def test_the_dns_log_shows_who_asks_for_which_names(example, tmp_path):
     assert re.fullmatch(r"dns_log.py: error: .*\n", err)
 
 
+def test_the_dns_log_prints_queries_of_any_time(example, tmp_path):
+    query = raw(ETHER / V4 / UDP(sport=40_000, dport=53) / question("www.example.org"))
+    data = section("<")
+    for offset_s in (1 << 62, -(1 << 62)):
+        data += block("<", 1, struct.pack("<HxxIHHq", 1, 0, 14, 8, offset_s))
+    for interface in (0, 1):
+        data += block("<", 6, struct.pack("<IIIII", interface, 0, 0, len(query), len(query)) + query)
+    (tmp_path / "times.pcapng").write_bytes(data)
+    code, out, err = example("dns_log", "-r", tmp_path / "times.pcapng").finish()
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"(\d+-\d\d-\d\d \S+ 192\.0\.2\.1 A\? www\.example\.org\n){2}", out)
+
+
+def test_a_closed_pipe_ends_an_example_quietly(example, site, tmp_path):
+    path = pcap(tmp_path / "dns.pcap", [raw(ETHER / V4 / UDP(dport=53) / question())])
+    commands = [("crawler", site[0]), ("port_monitor", site[0].removeprefix("http://")), ("dns_log", "-r", path)]
+    for command in commands:
+        reading, writing = os.pipe()
+        os.close(reading)
+        assert example(*command, stdout=writing).finish()[::2] == (0, ""), command
+        os.close(writing)
+
+
 @pytest.mark.parametrize(("name", "module"), [("captures_dask", "dask.bag"), ("captures_spark", "pyspark")])
 def test_many_captures_are_counted_and_a_damaged_one_is_a_warning(name, module, tmp_path):
     pytest.importorskip(module, reason=f"needs {module}: pip install {module.replace('dask.bag', 'dask[bag]')}")
@@ -200,9 +230,9 @@ def test_many_captures_are_counted_and_a_damaged_one_is_a_warning(name, module, 
     assert f"{name}.py: warning: " in run.stderr
 
 
-@pytest.mark.parametrize("name", ["captures_dask", "captures_spark"])
-def test_many_captures_need_a_library(name, example):
+@pytest.mark.parametrize("name", ["captures_dask", "captures_spark", "dns_log"])
+def test_a_missing_library_is_one_error(name):
     """-S hides the installed packages."""
-    run = subprocess.run([sys.executable, "-S", ROOT / "examples" / f"{name}.py"], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-S", ROOT / "examples" / f"{name}.py", "lo"], capture_output=True, text=True)
     assert run.returncode == 1
     assert re.fullmatch(rf"{name}.py: error: .* is not installed; pip install .*\n", run.stderr)
