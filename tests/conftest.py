@@ -240,6 +240,21 @@ def trust(certificate):
     return ssl.create_default_context(cafile=certificate[0])
 
 
+def may_capture():
+    """Whether this user may capture: root may, but not in every container."""
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
+    except (AttributeError, PermissionError):
+        return False
+    return os.geteuid() == 0
+
+
+captures = pytest.mark.skipif(
+    not may_capture(),
+    reason="capturing needs root on Linux, and CAP_NET_RAW in a container: sudo .venv/bin/python -m pytest",
+)
+
+
 def in_namespace(job, *setup):
     """Do `job` in a thread with a network of its own, set up by `ip` commands; what it sends cannot leave."""
 

@@ -26,7 +26,7 @@ import warnings
 import zlib
 
 import pytest
-from conftest import ROOT, in_namespace
+from conftest import ROOT, captures, in_namespace
 
 import http_analyzer
 from http_analyzer import CaptureError, HTTPAnalyzer, analyze
@@ -1894,11 +1894,8 @@ def web():
         thread.join()
 
 
+@captures
 def test_live(script, web):
-    try:
-        socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
-    except (PermissionError, AttributeError):
-        pytest.skip("only root on Linux can capture: sudo .venv/bin/python -m pytest")
     analyzer = script("http_analyzer.py", "-i", "lo", "--json", "tcp", "port", web[1], ignored=["DeprecationWarning"])
     assert "Ctrl+C" in analyzer.stderr.readline()
     client, targets = http.client.HTTPConnection(*web), [f"/{number}" for number in range(50)] + ["/big"] * 3
@@ -1916,9 +1913,8 @@ def test_live(script, web):
     assert all(0 < line["ttfb_s"] <= line["duration_s"] < 5 and abs(line["time"] - time.time()) < 60 for line in lines)
 
 
+@captures
 def test_every_interface_and_one_that_is_not_there(script, web):
-    if not hasattr(socket, "AF_PACKET") or os.geteuid():
-        pytest.skip("only root on Linux can capture: sudo .venv/bin/python -m pytest")
     analyzer = script("http_analyzer.py", "-i", "any", "-c", 1, "tcp", "port", web[1], ignored=["DeprecationWarning"])
     assert "on any" in analyzer.stderr.readline()
     client = http.client.HTTPConnection(*web)

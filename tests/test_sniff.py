@@ -21,7 +21,7 @@ import time
 from functools import partial
 
 import pytest
-from conftest import ROOT, in_namespace, needs_ipv6, one_error, process_status
+from conftest import ROOT, captures, in_namespace, needs_ipv6, one_error, process_status
 from scapy.all import (
     ARP,
     ICMP,
@@ -57,10 +57,6 @@ from sniff import decode
 TEN_LINES = "tests/ten_lines/sniff.py"
 PORT = 20_000 + os.getpid() % 10_000  # so that two suites at a time do not see each other
 LO = ("-i", "lo")
-root_on_linux = pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0,
-    reason="capturing needs root on Linux: sudo .venv/bin/python -m pytest",
-)
 CONTROL = re.compile(r"[^\n\t -~]")
 
 
@@ -608,7 +604,7 @@ def send(count=1, data=b"hi", host="127.0.0.1"):
 FILTER = f"udp dst port {PORT}"
 
 
-@root_on_linux
+@captures
 @needs_ipv6
 def test_a_line_a_packet_then_the_counts(script):
     sniffer = Sniffer(script, "-c", 4, FILTER)
@@ -623,7 +619,7 @@ def test_a_line_a_packet_then_the_counts(script):
     assert err == "4 packets captured\n0 packets dropped by kernel\n"
 
 
-@root_on_linux
+@captures
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_at_once_without_traffic(script, number):
     sniffer = Sniffer(script, FILTER)
@@ -634,7 +630,7 @@ def test_a_signal_ends_it_at_once_without_traffic(script, number):
     assert time.monotonic() - began < 0.9  # a tick of the loop would be a second
 
 
-@root_on_linux
+@captures
 def test_duration_ends_it(script):
     began = time.monotonic()
     status, _, _ = Sniffer(script, "--duration", 0.2, FILTER).process.finish()
@@ -642,7 +638,7 @@ def test_duration_ends_it(script):
     assert time.monotonic() - began < 5
 
 
-@root_on_linux
+@captures
 def test_privileges_are_gone_and_the_file_is_the_users(script, tmp_path):
     path = tmp_path / "out.pcap"
     sniffer = Sniffer(script, "-w", path, FILTER, env=os.environ | {"SUDO_UID": "65534", "SUDO_GID": "65534"})
@@ -663,7 +659,7 @@ def wait_for_size(path, size):
         assert time.monotonic() < deadline
 
 
-@root_on_linux
+@captures
 def test_a_user_who_may_not_read_this_python_can_filter_pcapng(script, tmp_path):
     path = str(tmp_path / "mixed.pcapng")
     with PcapNgWriter(path) as writer:
@@ -671,7 +667,7 @@ def test_a_user_who_may_not_read_this_python_can_filter_pcapng(script, tmp_path)
     assert "UDP" in lines(script("sniff.py", "-r", path, "--user", "nobody", "vlan 5").finish())[0]
 
 
-@root_on_linux
+@captures
 def test_ten_lines_stay_root(script):
     process = script(TEN_LINES, "lo", ignored=["DeprecationWarning"])
     process.stdout.readline()
@@ -679,19 +675,19 @@ def test_ten_lines_stay_root(script):
     process.terminate()
 
 
-@root_on_linux
+@captures
 def test_no_such_user_and_no_such_interface_are_one_error(run):
     assert "nobody-here" in one_error(run("sniff.py", *LO, "--user", "nobody-here"))
     assert "lo" in one_error(run("sniff.py", "-i", "no-such"))
 
 
-@root_on_linux
+@captures
 def test_a_bad_filter_captures_nothing(run):
     assert "filter" in one_error(run("sniff.py", *LO, "tcp and"))
     assert "filter" in one_error(run("sniff.py", "-i", "any", "tcp and"))
 
 
-@root_on_linux
+@captures
 def test_without_root_the_error_is_a_command_that_works(script):
     drop = partial(ctypes.CDLL(None).prctl, 24, 13, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_NET_RAW: as any user without it
     error = one_error(script("sniff.py", *LO, preexec_fn=drop).finish())
@@ -705,7 +701,7 @@ def test_interfaces_have_their_addresses(run):
     assert sum(line.endswith(" (default)") for line in shown) == 1
 
 
-@root_on_linux
+@captures
 def test_top_is_drawn_again_on_a_terminal():
     our_end, terminal_end = pty.openpty()
     command = [sys.executable, ROOT / "sniff.py", *LO, "--top", FILTER]
@@ -732,7 +728,7 @@ def test_a_second_file_is_an_error_that_names_it(run, tmp_path):
     assert "b.pcap is not a filter" in err
 
 
-@root_on_linux
+@captures
 def test_any_shows_the_interface_and_filters(script):
     process = script("sniff.py", "-i", "any", "-c", 1, FILTER)
     assert "any" in process.stderr.readline()
@@ -755,7 +751,7 @@ def open_tunnel(hardware):
     return tunnel
 
 
-@root_on_linux
+@captures
 def test_any_keeps_frames_unchanged_and_pcap_has_one_link_type(script, tmp_path):
     path, after = tmp_path / "any.pcap", ("-i", "any", "--print", "-w")
 
@@ -777,7 +773,7 @@ def test_any_keeps_frames_unchanged_and_pcap_has_one_link_type(script, tmp_path)
     assert [packet.proto for packet in before] == ["UDP"]
 
 
-@root_on_linux
+@captures
 def test_the_interface_of_a_modem_delivers_raw_ip(script):
     """Linux removes the PPP header, so that libpcap captures in cooked mode there."""
 
@@ -795,7 +791,7 @@ def test_the_interface_of_a_modem_delivers_raw_ip(script):
     assert re.fullmatch(rf".* UDP 192\.0\.2\.1:\d+ > 192\.0\.2\.2:{PORT} 30 bytes\n", out)
 
 
-@root_on_linux
+@captures
 def test_an_interface_may_go_down_for_a_while_but_not_disappear(script):
     def job():
         sniffer = script("sniff.py", "-i", "here", "-c", 1, FILTER)
@@ -817,7 +813,7 @@ def test_an_interface_may_go_down_for_a_while_but_not_disappear(script):
     assert re.search("here: (no interface with this name|No such device)", one_error(lost))  # Python 3.15
 
 
-@root_on_linux
+@captures
 def test_the_kernels_drops_are_reported(script):
     sniffer = Sniffer(script, "--buffer", 1, FILTER)
     sniffer.process.send_signal(signal.SIGSTOP)
@@ -833,7 +829,7 @@ def test_the_kernels_drops_are_reported(script):
     assert captured + dropped <= 2_000
 
 
-@root_on_linux
+@captures
 def test_a_vlan_tag_that_the_kernel_removed_is_shown_filtered_and_written(tmp_path):
     path = tmp_path / "vlan.pcap"
     setup = [
@@ -863,7 +859,7 @@ def test_a_vlan_tag_that_the_kernel_removed_is_shown_filtered_and_written(tmp_pa
         assert [packet.vlan for packet in sniff.read(path)] == [(5,)]
 
 
-@root_on_linux
+@captures
 def test_a_filter_does_not_cut_loopbacks_longest_frames(monkeypatch):
     monkeypatch.setattr(sniff, "TICK_S", 0.2)
 
@@ -898,7 +894,7 @@ def test_progress_is_shown_on_a_terminal_that_shows_nothing_else(tmp_path, monke
     assert re.search(rb" \r\d+ packets captured", shown)  # The progress is wiped away.
 
 
-@root_on_linux
+@captures
 def test_capture_is_an_iterator_of_packets():
     def job():
         with contextlib.closing(sniff.capture("lo", FILTER)) as packets:
@@ -1023,7 +1019,7 @@ def test_the_table_fits_the_terminal():
     assert next(line for line in table.splitlines() if " <> " in line).split()[4:6] == ["2", "1,500"]
 
 
-@root_on_linux
+@captures
 def test_all_privileges_of_root_are_given_up(script, tmp_path):
     """Further groups, too; and only the file that it made itself changes hands."""
     path = tmp_path / "out.pcap"
@@ -1041,7 +1037,7 @@ def test_all_privileges_of_root_are_given_up(script, tmp_path):
     sniffer.process.finish(signal.SIGINT)
 
 
-@root_on_linux
+@captures
 def test_closed_standard_descriptors_do_not_become_the_captures_own(script, mixed):
     for closed in ([1], [2], [0, 1, 2]):
         options = {"preexec_fn": lambda closed=closed: [os.close(descriptor) for descriptor in closed]}
@@ -1527,7 +1523,7 @@ def test_the_file_that_is_read_is_not_overwritten(how, script, mixed, tmp_path):
     assert mixed.read_bytes() == before
 
 
-@root_on_linux
+@captures
 @pytest.mark.parametrize("trap", ["symlink", "hard link", "file of another user"])
 def test_root_does_not_write_to_a_trap_in_a_shared_folder(trap, run, mixed, tmp_path):
     shared, victim = tmp_path / "shared", tmp_path / "victim"
@@ -1547,7 +1543,7 @@ def test_root_does_not_write_to_a_trap_in_a_shared_folder(trap, run, mixed, tmp_
     assert victim.read_text() == "precious"
 
 
-@root_on_linux
+@captures
 def test_only_a_file_that_was_created_gets_the_callers_owner(script, mixed, tmp_path):
     existing, created = tmp_path / "existing.pcap", tmp_path / "created.pcap"
     existing.touch()
