@@ -2070,8 +2070,8 @@ def printable(text: str) -> str:
 
 
 def clamp_time(time: float) -> float:
-    """Return a time that datetime accepts: a capture file may contain any."""
-    return min(max(time, 0.0), float(1 << 34))
+    """Return a time that datetime accepts: a capture file may contain any. On 32-bit systems, time may end in 2038."""
+    return min(max(time, 0.0), float(1 << 34 if sys.maxsize > 1 << 32 else (1 << 31) - 1))
 
 
 @lru_cache(64)
@@ -2537,7 +2537,7 @@ def add_capture_arguments(parser: argparse.ArgumentParser) -> None:
     add("filter", nargs="*", metavar="FILTER", help="a BPF expression, see pcap-filter(7) (default: all TCP)")
     add("-i", metavar="IFACE", help='capture on this interface, or on "any" (default: that of the default route)')
     add("-r", metavar="FILE", nargs="+", action="append", help='read capture files; "-" is standard input')
-    add("-c", type=partial(bounded, int, 1, 1_000_000_000_000), metavar="COUNT", help="stop after COUNT exchanges")
+    add("-c", type=partial(bounded, int, 1, 1_000_000_000), metavar="COUNT", help="stop after COUNT exchanges")
     seconds = partial(bounded, float, 0.01, 86_400)
     add("--duration", type=seconds, metavar="SECONDS", help="stop after this time")
     parser.set_defaults(files=[])

@@ -1123,7 +1123,10 @@ def date_and_time(time_ns: int) -> str:
 
 @lru_cache(64)
 def format_second(form: str, second: int) -> str:
-    return time.strftime(form, time.localtime(min(max(second, FIRST_SECOND), LAST_SECOND)))
+    try:
+        return time.strftime(form, time.localtime(min(max(second, FIRST_SECOND), LAST_SECOND)))
+    except (OSError, OverflowError):  # On Windows, time begins in 1970; on some 32-bit systems, it ends in 2038.
+        return time.strftime(form, time.localtime(0))
 
 
 def epoch(time_ns: int) -> str:

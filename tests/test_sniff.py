@@ -1418,6 +1418,22 @@ def test_any_time_is_one_line(resolution, offset_s, option, tmp_path, capsys):
         assert all(isinstance(json.loads(line)["time"], float) for line in out.splitlines())
 
 
+def test_a_time_that_the_system_lacks_is_shown_as_1970(monkeypatch):
+    """Time ends in 2038 on some 32-bit systems, and begins in 1970 on Windows."""
+    local_time = time.localtime
+
+    def local_time_of_32_bits(second):
+        if not 0 <= second < 1 << 31:
+            raise OverflowError
+        return local_time(second)
+
+    monkeypatch.setattr(time, "localtime", local_time_of_32_bits)
+    sniff.format_second.cache_clear()
+    for second in (-1, 1 << 31):
+        assert sniff.time_format(4)(second * sniff.NANO) == sniff.time_format(4)(0)
+    sniff.format_second.cache_clear()
+
+
 # tcpdump's options
 
 
