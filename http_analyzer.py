@@ -132,7 +132,7 @@ def capture_errors(what: str) -> Iterator[None]:
 
 def compile_filter(expression: str, linktype: int, netmask: int = 0) -> Any:
     """Return libpcap's BPF program for an expression (pcap-filter(7)). Raise CaptureError if there is none."""
-    with capture_errors("the filter"):
+    with capture_errors("a filter needs libpcap, which tcpdump and Wireshark install"):
         pcap: Any = importlib.import_module("scapy.libs.winpcapy")
     program = pcap.bpf_program()
     dlt = {14: 12, RAW: 12}.get(linktype, linktype)  # libpcap's number of raw IP
@@ -2584,6 +2584,15 @@ def until_stopped(stop: Stop, batches: Iterator[list[Record]]) -> Iterator[list[
                 return
 
 
+def default_filter() -> str:
+    """Return DEFAULT_FILTER. Without libpcap, which compiles filters, return none, and read all packets."""
+    try:
+        importlib.import_module("scapy.libs.winpcapy")
+    except OSError:
+        return ""
+    return DEFAULT_FILTER
+
+
 def wants_colors() -> bool:
     return os.isatty(1) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
@@ -2626,7 +2635,7 @@ class Run:
         if path is not None:
             return CaptureFile(files, path, expression, self.stop)
         check_first_word(self.args.filter)
-        live = Live(files, self.args.i, expression or DEFAULT_FILTER, RECEIVE_BUFFER_BYTES, promiscuous=True)
+        live = Live(files, self.args.i, expression or default_filter(), RECEIVE_BUFFER_BYTES, promiscuous=True)
         if message := drop_privileges(None, []):
             print_message("info", message)
         print_status(f"Reading HTTP on {printable(live.interface)}... Press Ctrl+C to stop.")

@@ -124,7 +124,7 @@ def capture_errors(what: str) -> Iterator[None]:
 
 def compile_filter(expression: str, linktype: int, netmask: int = 0) -> Any:
     """Return libpcap's BPF program for an expression (pcap-filter(7)). Raise CaptureError if there is none."""
-    with capture_errors("the filter"):
+    with capture_errors("a filter needs libpcap, which tcpdump and Wireshark install"):
         pcap: Any = importlib.import_module("scapy.libs.winpcapy")
     program = pcap.bpf_program()
     dlt = {14: 12, RAW: 12}.get(linktype, linktype)  # libpcap's number of raw IP

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import contextlib
-import ctypes
+import ctypes.util
 import importlib
 import logging
 import os
@@ -30,6 +30,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 TIME_LIMIT_S = 30
 FREE_PORT = ("--host", "127.0.0.1", "--port", 0)  # localhost can have two addresses, and a line for each of them.
 CLONE_NEWNET = 0x40000000  # unshare(2)
+LIBPCAP = ctypes.util.find_library("pcap")
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +94,13 @@ class Script(subprocess.Popen):
             self.send_signal(number)
         out, err = self.communicate(timeout=TIME_LIMIT_S)
         return self.returncode, out, err
+
+
+@pytest.fixture
+def without_libpcap(tmp_path, monkeypatch):
+    """Let the scripts that this test starts find no libpcap."""
+    (tmp_path / "sitecustomize.py").write_text("import ctypes.util\nctypes.util.find_library = lambda name: None\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 
 @pytest.fixture
@@ -241,7 +249,9 @@ def trust(certificate):
 
 
 def may_capture():
-    """Whether this user may capture: root may, but not in every container."""
+    """Whether this user may capture, and filter: root may, but not in every container."""
+    if not LIBPCAP:
+        return False
     try:
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
     except (AttributeError, PermissionError):
@@ -251,8 +261,9 @@ def may_capture():
 
 captures = pytest.mark.skipif(
     not may_capture(),
-    reason="capturing needs root on Linux, and CAP_NET_RAW in a container: sudo .venv/bin/python -m pytest",
+    reason="capturing needs root on Linux, CAP_NET_RAW in a container, and libpcap: sudo .venv/bin/python -m pytest",
 )
+filters = pytest.mark.skipif(not LIBPCAP, reason="filters need libpcap, on Debian: apt-get install libpcap0.8")
 
 
 def in_namespace(job, *setup):

@@ -26,7 +26,7 @@ import warnings
 import zlib
 
 import pytest
-from conftest import ROOT, captures, in_namespace
+from conftest import ROOT, captures, filters, in_namespace
 
 import http_analyzer
 from http_analyzer import CaptureError, HTTPAnalyzer, analyze
@@ -1547,6 +1547,7 @@ def test_an_absurd_time_is_printed_as_another(run, tmp_path, ticks, resolution):
         assert "/1" in out
 
 
+@filters
 def test_a_missing_file_is_not_read_as_a_filter(run, capture, tmp_path):
     status, out, err = run("http_analyzer.py", "-r", capture, tmp_path / "nosuch.pcap", "tcp")
     assert (status, out.count("\n")) == (1, 3)
@@ -1561,6 +1562,7 @@ def test_a_peer_cannot_forge_a_column(run, tmp_path):
     )
 
 
+@filters
 def test_options_may_stand_inside_the_filter(run, capture):
     whole = run("http_analyzer.py", "-r", capture, "--json", "tcp", "port", "80")
     assert whole[1].count("\n") == 3
@@ -1576,6 +1578,7 @@ def test_a_file_that_is_not_a_capture_is_one_error(run, tmp_path, data):
     assert (status, out, err.count("\n")) == (1, "", 1)
 
 
+@filters
 def test_a_filter_needs_no_tcpdump_and_a_wrong_one_is_an_error(script, capture):
     for expression, count in (("tcp port 80", 3), ("tcp port 81", 0), ("vlan", 0)):
         status, out, err = script(
@@ -1929,6 +1932,26 @@ def test_every_interface_and_one_that_is_not_there(script, web):
     assert "there is no interface nosuch; choose one of: " in err
 
 
+@captures
+def test_without_libpcap_a_live_capture_has_no_filter(script, without_libpcap):
+    def job():
+        analyzer = script("http_analyzer.py", "-i", "lo", "-c", 1)
+        assert "on lo" in analyzer.stderr.readline()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            client = socket.create_connection(listener.getsockname())
+            server, _ = listener.accept()
+            with client, server:
+                client.sendall(GET % 1)
+                server.recv(100)
+                server.sendall(OK % 200)
+                return analyzer.finish()
+
+    status, out, err = in_namespace(job)
+    assert (status, err, out.count("\n")) == (0, "", 1)
+    assert " 200 " in out
+
+
+@filters
 def test_any_stack_of_vlan_tags_passes_the_default_filter(monkeypatch):
     monkeypatch.setattr(http_analyzer, "TICK_S", 0.2)
 

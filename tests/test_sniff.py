@@ -21,7 +21,7 @@ import time
 from functools import partial
 
 import pytest
-from conftest import ROOT, captures, in_namespace, needs_ipv6, one_error, process_status
+from conftest import ROOT, captures, filters, in_namespace, needs_ipv6, one_error, process_status
 from scapy.all import (
     ARP,
     ICMP,
@@ -465,6 +465,7 @@ def test_a_filter_lets_through_what_it_does_in_tcpdump(run, tmp_path, expression
     assert len(lines(run("sniff.py", "-n", "-r", path, *expression.split()))) == len(tcpdump_lines) > 0
 
 
+@filters
 @pytest.mark.parametrize("linktype", [0, 108, 101, 113, 276, 228])
 def test_filters_know_the_link_type(tmp_path, linktype):
     frames = [FRAMES[name][1] for name in FRAMES if FRAMES[name][0] == (0 if linktype == 108 else linktype)]
@@ -933,6 +934,7 @@ def section(order):
     return block(order, 0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1))
 
 
+@filters
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_pcapng_with_all_its_options(run, tmp_path, order):
     """Units that are powers of two, an offset of the time, packets without one, cut by the snapshot length."""
@@ -975,6 +977,15 @@ def test_empty_and_conflicting_arguments_are_errors(run, arguments):
     assert "Starting" not in err
 
 
+def test_without_libpcap_only_a_filter_is_an_error(script, without_libpcap, mixed):
+    assert script("sniff.py", "-r", mixed).finish()[0] == 0
+    assert one_error(script("sniff.py", "-r", mixed, "udp").finish()) == (
+        f"sniff.py: error: {mixed}: a filter needs libpcap, which tcpdump and Wireshark install: "
+        "Cannot find libpcap.so library"
+    )
+
+
+@filters
 def test_filters_of_length_and_of_old_raw_ip(run, tmp_path):
     path = tmp_path / "null.pcap"
     packet = raw(V4 / UDP())
@@ -1445,6 +1456,7 @@ def test_the_options_that_tcpdumps_users_type_are_accepted(options, run, mixed):
     assert (status, "192.0.2.1:40912 > 198.51.100.2:80" in out) == (0, True)
 
 
+@filters
 def test_options_may_stand_inside_the_filter(run, mixed):
     """tcpdump accepts them there, too, if its getopt() is that of glibc."""
     whole = run("sniff.py", "-r", mixed, "-c1", "tcp", "port", "80")[:2]
@@ -1504,6 +1516,7 @@ def test_the_snapshot_length_limits_what_is_written(run, mixed, tmp_path):
     assert [length for _, length, _, _, _ in records(written)] == [len(frame) for frame in MIXED]
 
 
+@filters
 @pytest.mark.parametrize("expression", ["inbound", "outbound", "ifindex 1"])
 def test_a_filter_for_what_a_file_does_not_record_is_an_error(expression, run, mixed):
     name = expression.split()[0]
