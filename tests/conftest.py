@@ -254,7 +254,7 @@ def may_capture():
         return False
     try:
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
-    except (AttributeError, PermissionError):
+    except (AttributeError, OSError):
         return False
     return os.geteuid() == 0
 

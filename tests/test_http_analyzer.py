@@ -1951,7 +1951,7 @@ def test_without_libpcap_a_live_capture_has_no_filter(script, without_libpcap):
     assert " 200 " in out
 
 
-@filters
+@captures
 def test_any_stack_of_vlan_tags_passes_the_default_filter(monkeypatch):
     monkeypatch.setattr(http_analyzer, "TICK_S", 0.2)
 
