@@ -312,7 +312,8 @@ class Live:
     def __init__(
         self, files: contextlib.ExitStack, interface: str | None, expression: str, buffer_bytes: int, promiscuous: bool
     ) -> None:
-        self.interface = pick_interface(interface)
+        with capture_errors("the interfaces"):
+            self.interface = pick_interface(interface)
         self._drops = 0
         with capture_errors(self.interface):
             (self._open if ON_LINUX else self._open_elsewhere)(files, expression, buffer_bytes, promiscuous)
@@ -446,8 +447,9 @@ def check_first_word(words: list[str]) -> None:
     first = words[0] if words else ""
     if re.search(r"\.(pcap|pcapng|cap|dump)(\.gz)?$|^[./~].*", first):
         raise CaptureError(f"{first} is not a filter; did you mean -r {shlex.quote(first)}?")
-    if first in [name for _, name in socket.if_nameindex()]:
-        raise CaptureError(f"{first} is not a filter; did you mean -i {first}?")
+    with contextlib.suppress(OSError):  # Android does not show its interfaces to programs.
+        if first in [name for _, name in socket.if_nameindex()]:
+            raise CaptureError(f"{first} is not a filter; did you mean -i {first}?")
 
 
 def drop_privileges(user: str | None, created: list[int]) -> str:

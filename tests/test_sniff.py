@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import gzip
 import itertools
 import json
@@ -975,6 +976,15 @@ def test_empty_and_conflicting_arguments_are_errors(run, arguments):
     status, out, err = run("sniff.py", *arguments)
     assert (status in (1, 2), out, err.count(": error: ")) == (True, "", 1)
     assert "Starting" not in err
+
+
+def test_where_interfaces_are_hidden_only_a_live_capture_is_an_error(run, mixed, monkeypatch):
+    def if_nameindex():
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket, "if_nameindex", if_nameindex)  # as on Android
+    assert run("sniff.py", "-r", mixed)[0] == 0
+    assert one_error(run("sniff.py", "-i", "lo")).startswith("sniff.py: error: capturing needs root, ")
 
 
 def test_without_libpcap_only_a_filter_is_an_error(script, without_libpcap, mixed):
