@@ -425,8 +425,9 @@ def raise_file_limit(sockets: int) -> int:
         return sockets
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < sockets + SPARE_FILES:
-        soft = min(sockets + SPARE_FILES, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with contextlib.suppress(ValueError):  # macOS has a lower limit than the hard one (kern.maxfilesperproc).
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(sockets + SPARE_FILES, hard), hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, min(sockets, soft - SPARE_FILES))
 
 

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import re
@@ -239,6 +240,16 @@ def test_an_address_in_brackets_is_accepted(name, script):
 
 
 # Output
+
+
+@pytest.mark.parametrize("name", ["tcp_server", "async_client"])
+def test_a_limit_of_open_files_that_cannot_be_raised_is_used(name, monkeypatch):
+    def setrlimit(*_):
+        raise ValueError("current limit exceeds maximum limit")  # macOS has a limit below the hard one.
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1 << 60))
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+    assert importlib.import_module(name).raise_file_limit(1_000) == 256 - 64
 
 
 @every_writer
