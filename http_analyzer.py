@@ -172,7 +172,7 @@ class Pipe(io.FileIO):
     stop = Stop()
 
     def readinto(self, buffer: Any) -> int | None:
-        ready = False
+        ready = sys.platform == "win32"  # Its select() accepts only sockets.
         while not ready:
             ready = bool(select.select([self], [], [], TICK_S)[0])
             if self.stop:
@@ -359,7 +359,12 @@ class Live:
         return 0
 
     def _open_elsewhere(self, files: contextlib.ExitStack, expression: str, _: int, promiscuous: bool) -> None:
-        self._socket = scapy_conf().L2listen(iface=self.interface, filter=expression or None, promisc=promiscuous)
+        from scapy.error import Scapy_Exception
+
+        try:
+            self._socket = scapy_conf().L2listen(iface=self.interface, filter=expression or None, promisc=promiscuous)
+        except (Scapy_Exception, RuntimeError) as error:  # such as a missing right on macOS, or no Npcap on Windows
+            raise (PermissionError if "ermission" in str(error) else OSError)(str(error)) from None
         files.callback(self._socket.close)
         self.linktype = 0 if re.match("lo|utun|gif", self.interface) else ETHERNET
 
@@ -436,7 +441,9 @@ def scapy_conf() -> Any:
 def pick_interface(wanted: str | None) -> str:
     """Return an interface that exists. Raise CaptureError with the names of all interfaces if it does not."""
     conf = scapy_conf()
-    names = [*(name for _, name in socket.if_nameindex()), "any"] if ON_LINUX else [*conf.ifaces.keys()]
+    names = [one.name for one in conf.ifaces.values()]
+    if ON_LINUX:
+        names = [*(name for _, name in socket.if_nameindex()), "any"]
     if wanted is not None and wanted not in names:
         raise CaptureError(f"there is no interface {wanted}; choose one of: {', '.join(names)}")
     return wanted or str(conf.iface)

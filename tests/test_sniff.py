@@ -51,6 +51,7 @@ from scapy.all import (
     fuzz,
     raw,
 )
+from scapy.error import Scapy_Exception
 
 import sniff
 from sniff import decode
@@ -906,6 +907,36 @@ def test_capture_is_an_iterator_of_packets():
     packet = in_namespace(job)
     assert (packet.proto, packet.dport, packet.length) == ("UDP", PORT, 44)
     assert abs(packet.time - time.time()) < 5
+
+
+@captures
+def test_other_systems_use_scapys_sockets(monkeypatch):
+    monkeypatch.setattr(sniff, "ON_LINUX", False)
+
+    def job():
+        with pytest.raises(sniff.CaptureError, match=r"^here: Cannot set filter: .*syntax error"):
+            next(sniff.capture("here", "no filter"))
+        with pytest.raises(sniff.CaptureError, match=r"^there is no interface any; choose one of: .*here"):
+            next(sniff.capture("any"))
+        with contextlib.closing(sniff.capture("here", FILTER)) as packets:
+            threading.Timer(0.3, partial(send, host="192.0.2.2")).start()
+            return next(packets)
+
+    cable = ("link add here type veth peer name there", "addr add 192.0.2.1/24 dev here", "link set there up")
+    neighbour = "neigh replace 192.0.2.2 lladdr 02:00:00:00:00:02 dev here"
+    packet = in_namespace(job, *cable, "link set here up", neighbour)
+    assert (packet.proto, packet.dst, packet.dport, packet.length) == ("UDP", "192.0.2.2", PORT, 44)
+
+
+def test_a_missing_right_of_scapys_sockets_is_one_error(run, monkeypatch):
+    """This is the error of scapy on macOS without sudo."""
+
+    def refuse(**_):
+        raise Scapy_Exception("Permission denied: could not open /dev/bpf0. Make sure to be running Scapy as root !")
+
+    monkeypatch.setattr(sniff, "ON_LINUX", False)
+    monkeypatch.setattr(conf, "L2listen", refuse)
+    assert one_error(run("sniff.py", "-i", "lo")).startswith("sniff.py: error: capturing needs root, ")
 
 
 # Hostile input
