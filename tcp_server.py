@@ -46,6 +46,8 @@ MAX_UNSENT_BYTES = 1_048_576  # A peer that leaves more unread is dropped when t
 LINGER_S = 2.0  # time for a peer to read the last bytes and close (RFC 2525 section 2.17)
 TICK_S = 0.25  # precision of timeouts; also the pause when no file descriptor is left for accept()
 ACCEPT_BATCH = 64  # connections accepted in a row before the open ones get their turn
+# On Windows, Python uses select(), which handles 512 sockets.
+MAX_SOCKETS = 500 if issubclass(selectors.DefaultSelector, selectors.SelectSelector) else 1_000_000
 SPARE_FILES = 64  # descriptors reserved for standard streams, listeners and files of a handler
 LOG_INTERVAL_S = 60.0  # A TLS failure with the same cause and address is logged once in this time.
 MAX_LOGGED_FAILURES = 10_000  # causes and addresses that are remembered for this
@@ -259,7 +261,7 @@ class TCPServer(contextlib.AbstractContextManager["TCPServer"]):
         self._handler_factory = handler_factory
         self._timeout_s = timeout_s
         self._grace_s = grace_s
-        self._max_connections = max_connections
+        self._max_connections = min(max_connections, MAX_SOCKETS)
         self._ssl_context = ssl_context
         self._connections: set[Connection] = set()
         self._tls_failures: dict[tuple[str, str], float] = {}  # (cause, host): when it may be logged again

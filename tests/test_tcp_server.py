@@ -450,6 +450,35 @@ def test_max_connections_is_lowered_to_the_hard_file_limit_with_a_warning(script
     assert process.finish(signal.SIGINT) == (0, "", "")
 
 
+WINDOWS_SELECTOR = """
+import selectors
+
+class Selector(selectors.SelectSelector):
+    def select(self, timeout=None):
+        if len(self.get_map()) > 512:
+            raise ValueError("too many file descriptors in select()")
+        return super().select(timeout)
+
+selectors.DefaultSelector = selectors.SelectSelector = Selector
+"""
+
+
+def test_on_windows_more_clients_than_select_handles_wait(script, connect, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(WINDOWS_SELECTOR)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process, address = start_server(script, "--echo", "-q")
+    clients = [connect(address) for _ in range(520)]
+    for client in clients:
+        client.sendall(b".")
+    assert b"".join(read_exactly(client, 1) for client in clients[:500]) == b"." * 500
+    for client in clients[:20]:
+        client.close()
+    assert b"".join(read_exactly(client, 1) for client in clients[500:]) == b"." * 20
+    for client in clients[20:]:
+        client.close()
+    assert process.finish(signal.SIGINT) == (0, "", "")
+
+
 @needs_proc
 @needs_prlimit
 def test_without_file_descriptors_it_warns_once_pauses_and_recovers(script, connect):
