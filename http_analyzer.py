@@ -446,7 +446,7 @@ def pick_interface(wanted: str | None) -> str:
         names = [*(name for _, name in socket.if_nameindex()), "any"]
     if wanted is not None and wanted not in names:
         raise CaptureError(f"there is no interface {wanted}; choose one of: {', '.join(names)}")
-    return wanted or str(conf.iface)
+    return wanted or str(getattr(conf.iface, "name", conf.iface))
 
 
 def check_first_word(words: list[str]) -> None:
