@@ -361,12 +361,14 @@ class Live:
     def _open_elsewhere(self, files: contextlib.ExitStack, expression: str, _: int, promiscuous: bool) -> None:
         from scapy.error import Scapy_Exception
 
+        self.linktype = 0 if re.match("lo|utun|gif", self.interface) else ETHERNET
+        if expression:
+            compile_filter(expression, self.linktype)  # Some versions of scapy ignore an error in it.
         try:
             self._socket = scapy_conf().L2listen(iface=self.interface, filter=expression or None, promisc=promiscuous)
         except (Scapy_Exception, RuntimeError) as error:  # such as a missing right on macOS, or no Npcap on Windows
             raise (PermissionError if "ermission" in str(error) else OSError)(str(error)) from None
         files.callback(self._socket.close)
-        self.linktype = 0 if re.match("lo|utun|gif", self.interface) else ETHERNET
 
     def batches(self) -> Iterator[list[Record]]:
         """Yield lists of packets, after TICK_S at the latest. A list can be empty."""
@@ -574,6 +576,7 @@ MAX_METHODS = 100  # The summary counts this many methods one by one.
 MAX_URLS = 2_000  # The summary counts this many URLs one by one, with their response times.
 MAX_URL_CHARACTERS = 300  # The summary prints this much of a URL.
 MAX_NAME_BYTES = 255  # the limit for a file name on most file systems
+LAST_TIME_S = float(1 << 34 if sys.maxsize > 1 << 32 else (1 << 31) - 1)  # On some 32-bit systems, time ends in 2038.
 SWEEP_S = 1.0  # seconds between two updates of the progress and two searches for idle connections
 
 BIDIRECTIONAL = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # controls of the text direction (UAX 9)
@@ -2079,8 +2082,8 @@ def printable(text: str) -> str:
 
 
 def clamp_time(time: float) -> float:
-    """Return a time that datetime accepts: a capture file may contain any. On 32-bit systems, time may end in 2038."""
-    return min(max(time, 0.0), float(1 << 34 if sys.maxsize > 1 << 32 else (1 << 31) - 1))
+    """Return a time that datetime accepts: a capture file may contain any."""
+    return min(max(time, 0.0), LAST_TIME_S)
 
 
 @lru_cache(64)

@@ -353,12 +353,14 @@ class Live:
     def _open_elsewhere(self, files: contextlib.ExitStack, expression: str, _: int, promiscuous: bool) -> None:
         from scapy.error import Scapy_Exception
 
+        self.linktype = 0 if re.match("lo|utun|gif", self.interface) else ETHERNET
+        if expression:
+            compile_filter(expression, self.linktype)  # Some versions of scapy ignore an error in it.
         try:
             self._socket = scapy_conf().L2listen(iface=self.interface, filter=expression or None, promisc=promiscuous)
         except (Scapy_Exception, RuntimeError) as error:  # such as a missing right on macOS, or no Npcap on Windows
             raise (PermissionError if "ermission" in str(error) else OSError)(str(error)) from None
         files.callback(self._socket.close)
-        self.linktype = 0 if re.match("lo|utun|gif", self.interface) else ETHERNET
 
     def batches(self) -> Iterator[list[Record]]:
         """Yield lists of packets, after TICK_S at the latest. A list can be empty."""

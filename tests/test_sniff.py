@@ -910,22 +910,28 @@ def test_capture_is_an_iterator_of_packets():
 
 
 @captures
-def test_other_systems_use_scapys_sockets(monkeypatch):
-    monkeypatch.setattr(sniff, "ON_LINUX", False)
+def test_other_systems_use_scapys_sockets():
+    program = "import sniff, sys; sniff.ON_LINUX = False; sys.exit(sniff.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "-i"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
 
     def job():
-        with pytest.raises(sniff.CaptureError, match=r"^here: Cannot set filter: .*syntax error"):
-            next(sniff.capture("here", "no filter"))
-        with pytest.raises(sniff.CaptureError, match=r"^there is no interface any; choose one of: .*here"):
-            next(sniff.capture("any"))
-        with contextlib.closing(sniff.capture("here", FILTER)) as packets:
-            threading.Timer(0.3, partial(send, host="192.0.2.2")).start()
-            return next(packets)
+        wrong = subprocess.run([*command, "here", "no filter"], timeout=9, check=False, **pipes)
+        unknown = subprocess.run([*command, "any"], timeout=9, check=False, **pipes)
+        sniffer = subprocess.Popen([*command, "here", "-c", "1", FILTER], **pipes)
+        try:
+            assert sniffer.stderr.readline().startswith("Starting")
+            send(host="192.0.2.2")
+            return wrong.stderr, unknown.stderr, sniffer.communicate(timeout=9)[0]
+        finally:
+            sniffer.kill()
 
     cable = ("link add here type veth peer name there", "addr add 192.0.2.1/24 dev here", "link set there up")
     neighbour = "neigh replace 192.0.2.2 lladdr 02:00:00:00:00:02 dev here"
-    packet = in_namespace(job, *cable, "link set here up", neighbour)
-    assert (packet.proto, packet.dst, packet.dport, packet.length) == ("UDP", "192.0.2.2", PORT, 44)
+    wrong, unknown, out = in_namespace(job, *cable, "link set here up", neighbour)
+    assert re.fullmatch("sniff.py: error: the filter: .*syntax error.*\n", wrong)
+    assert re.fullmatch("sniff.py: error: there is no interface any; choose one of: .*here.*\n", unknown)
+    assert re.fullmatch(rf".* UDP 192\.0\.2\.1:\d+ > 192\.0\.2\.2:{PORT} 44 bytes\n", out)
 
 
 def test_a_missing_right_of_scapys_sockets_is_one_error(run, monkeypatch):
