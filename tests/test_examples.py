@@ -126,11 +126,8 @@ def test_the_framed_protocols_client_reports_that_no_server_runs(example):
     code, out, err = example("framed_protocol", "hello").finish()
     assert (code, out) == (1, "")
     # A machine without IPv6 may still have ::1 as an address of localhost.
-    cause = (
-        "refused"
-        if has_ipv6()
-        else "(refused|Cannot assign requested address|Address family not supported by protocol)"
-    )
+    without_ipv6 = "(refused|Cannot assign requested address|Address family not supported by protocol)"
+    cause = "refused" if has_ipv6() else without_ipv6
     assert re.fullmatch(rf"framed_protocol.py: error: .*{cause}; is the server running\?\n", err)
 
 
