@@ -304,8 +304,7 @@ class Live:
     def __init__(
         self, files: contextlib.ExitStack, interface: str | None, expression: str, buffer_bytes: int, promiscuous: bool
     ) -> None:
-        with capture_errors("the interfaces"):
-            self.interface = pick_interface(interface)
+        self.interface = pick_interface(interface)
         self._drops = 0
         with capture_errors(self.interface):
             (self._open if ON_LINUX else self._open_elsewhere)(files, expression, buffer_bytes, promiscuous)
@@ -423,6 +422,7 @@ def read_control(control: list[tuple[int, int, bytes]], captured: int) -> tuple[
     return time_ns, length, tag
 
 
+@capture_errors("the interfaces")
 def scapy_conf() -> Any:
     """Return scapy's settings: `ifaces` are the interfaces, `iface` is that of the default route."""
     import scapy.route  # noqa: F401 - It sets iface.
@@ -432,12 +432,14 @@ def scapy_conf() -> Any:
     return conf
 
 
+@capture_errors("the interfaces")
 def pick_interface(wanted: str | None) -> str:
     """Return an interface that exists. Raise CaptureError with the names of all interfaces if it does not."""
     conf = scapy_conf()
-    names = [one.name for one in conf.ifaces.values()]
     if ON_LINUX:
         names = [*(name for _, name in socket.if_nameindex()), "any"]
+    else:
+        names = [one.name for one in conf.ifaces.values()]
     if wanted is not None and wanted not in names:
         raise CaptureError(f"there is no interface {wanted}; choose one of: {', '.join(names)}")
     return wanted or str(getattr(conf.iface, "name", conf.iface))
@@ -1530,8 +1532,7 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
 
 
 def list_interfaces() -> None:
-    with capture_errors("the interfaces"):
-        conf = scapy_conf()
+    conf = scapy_conf()
     for interface in conf.ifaces.values():
         addresses = ", ".join(address for _, family in sorted(interface.ips.items()) for address in family)
         default = " (default)" if interface == conf.iface else ""

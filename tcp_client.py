@@ -246,7 +246,7 @@ def stream(
     """
     with connect(host, port, timeout_s, wait_s) as sock:
         source = [send] if isinstance(send, bytes) else send
-        left_bytes = 1 << 62 if max_bytes is None else max_bytes
+        left_bytes = 1 << 62 if max_bytes is None else max_bytes  # sys.maxsize is 2 GiB on 32-bit systems.
         for data in Connection(sock, ssl_context, host).exchange(source, half_close, timeout_s):
             yield data[:left_bytes]
             left_bytes -= len(data)

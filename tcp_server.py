@@ -47,7 +47,7 @@ LINGER_S = 2.0  # time for a peer to read the last bytes and close (RFC 2525 sec
 TICK_S = 0.25  # precision of timeouts; also the pause when no file descriptor is left for accept()
 ACCEPT_BATCH = 64  # connections accepted in a row before the open ones get their turn
 # On Windows, Python uses select(), which handles 512 sockets.
-MAX_SOCKETS = 500 if issubclass(selectors.DefaultSelector, selectors.SelectSelector) else 1_000_000
+MAX_SOCKETS = 500 if issubclass(selectors.DefaultSelector, selectors.SelectSelector) else sys.maxsize
 SPARE_FILES = 64  # descriptors reserved for standard streams, listeners and files of a handler
 LOG_INTERVAL_S = 60.0  # A TLS failure with the same cause and address is logged once in this time.
 MAX_LOGGED_FAILURES = 10_000  # causes and addresses that are remembered for this

@@ -30,6 +30,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 TIME_LIMIT_S = 30
 FREE_PORT = ("--host", "127.0.0.1", "--port", 0)  # localhost can have two addresses, and a line for each of them.
 CLONE_NEWNET = 0x40000000  # unshare(2)
+CABLE = ("link add here type veth peer name there", "link set here up", "link set there up")  # for in_namespace()
 LIBPCAP = ctypes.util.find_library("pcap")
 
 
@@ -97,10 +98,29 @@ class Script(subprocess.Popen):
 
 
 @pytest.fixture
-def without_libpcap(tmp_path, monkeypatch):
+def customize(tmp_path, monkeypatch):
+    """customize(CODE) lets the scripts that this test starts run CODE first."""
+
+    def write(code):
+        (tmp_path / "sitecustomize.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    return write
+
+
+@pytest.fixture
+def without_libpcap(customize):
     """Let the scripts that this test starts find no libpcap."""
-    (tmp_path / "sitecustomize.py").write_text("import ctypes.util\nctypes.util.find_library = lambda name: None\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    customize("import ctypes.util\nctypes.util.find_library = lambda name: None\n")
+
+
+@pytest.fixture
+def closed_pipe():
+    """The end to write of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    yield writing
+    os.close(writing)
 
 
 @pytest.fixture

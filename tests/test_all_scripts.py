@@ -242,16 +242,6 @@ def test_an_address_in_brackets_is_accepted(name, script):
 # Output
 
 
-@pytest.mark.parametrize("name", ["tcp_server", "async_client"])
-def test_a_limit_of_open_files_that_cannot_be_raised_is_used(name, monkeypatch):
-    def setrlimit(*_):
-        raise ValueError("current limit exceeds maximum limit")  # macOS has a limit below the hard one.
-
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1 << 60))
-    monkeypatch.setattr(resource, "setrlimit", setrlimit)
-    assert importlib.import_module(name).raise_file_limit(1_000) == 256 - 64
-
-
 @every_writer
 def test_a_full_disk_is_one_error(scene, run_scene):
     with open("/dev/full", "w") as full:
@@ -263,11 +253,8 @@ def test_a_full_disk_is_one_error(scene, run_scene):
 
 
 @every_writer
-def test_a_closed_pipe_ends_it_quietly(scene, run_scene):
-    reading, writing = os.pipe()
-    os.close(reading)
-    status, _, err = run_scene(scene, stdout=writing).finish()
-    os.close(writing)
+def test_a_closed_pipe_ends_it_quietly(scene, run_scene, closed_pipe):
+    status, _, err = run_scene(scene, stdout=closed_pipe).finish()
     assert (status, errors(err), "Traceback" in err) == (0, [], False)
     assert err == "" or scene.startswith(INFORMATIVE)
 
@@ -408,6 +395,16 @@ def test_a_flood_leaves_a_server_answering_and_small(name, script):
     assert peak_memory_kb(process) - before < 20_000
     status, out, err = process.finish(signal.SIGTERM)
     assert (status, out, errors(err), "Traceback" in err) == (0, "", [], False)
+
+
+@pytest.mark.parametrize("name", ["tcp_server", "async_client"])
+def test_a_limit_of_open_files_that_cannot_be_raised_is_used(name, monkeypatch):
+    def setrlimit(*_):
+        raise ValueError("current limit exceeds maximum limit")  # macOS has a limit below the hard one.
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1 << 60))
+    monkeypatch.setattr(resource, "setrlimit", setrlimit)
+    assert importlib.import_module(name).raise_file_limit(1_000) == 256 - 64
 
 
 @every_client

@@ -19,6 +19,7 @@ import time
 
 import pytest
 from conftest import (
+    CABLE,
     ROOT,
     free_port,
     in_namespace,
@@ -782,8 +783,7 @@ def test_a_link_local_address_serves_every_connection(peers, capsys):
             peers.stop_listening()
             return status
 
-    cable = ("link add here type veth peer name there", "link set here up", "link set there up")
-    status = in_namespace(job, *cable, "-6 addr add fe80::7/64 dev here nodad")
+    status = in_namespace(job, *CABLE, "-6 addr add fe80::7/64 dev here nodad")
     assert json.loads(capsys.readouterr().out)["failures"] == {}
     assert status == 0
 

@@ -1,7 +1,6 @@
 """Start each program in examples/ with the command in its docstring, and check what it does."""
 
 import http.server
-import os
 import re
 import shutil
 import socket
@@ -203,14 +202,11 @@ def test_the_dns_log_prints_queries_of_any_time(example, tmp_path):
     assert re.fullmatch(r"(\d+-\d\d-\d\d \S+ 192\.0\.2\.1 A\? www\.example\.org\n){2}", out)
 
 
-def test_a_closed_pipe_ends_an_example_quietly(example, site, tmp_path):
+def test_a_closed_pipe_ends_an_example_quietly(example, site, closed_pipe, tmp_path):
     path = pcap(tmp_path / "dns.pcap", [raw(ETHER / V4 / UDP(dport=53) / question())])
     commands = [("crawler", site[0]), ("port_monitor", site[0].removeprefix("http://")), ("dns_log", "-r", path)]
     for command in commands:
-        reading, writing = os.pipe()
-        os.close(reading)
-        assert example(*command, stdout=writing).finish()[::2] == (0, ""), command
-        os.close(writing)
+        assert example(*command, stdout=closed_pipe).finish()[::2] == (0, ""), command
 
 
 @pytest.mark.parametrize(("name", "module"), [("captures_dask", "dask.bag"), ("captures_spark", "pyspark")])

@@ -22,7 +22,7 @@ import time
 from functools import partial
 
 import pytest
-from conftest import ROOT, captures, filters, in_namespace, needs_ipv6, one_error, process_status
+from conftest import CABLE, ROOT, captures, filters, in_namespace, needs_ipv6, one_error, process_status
 from scapy.all import (
     ARP,
     ICMP,
@@ -794,6 +794,11 @@ def test_the_interface_of_a_modem_delivers_raw_ip(script):
     assert re.fullmatch(rf".* UDP 192\.0\.2\.1:\d+ > 192\.0\.2\.2:{PORT} 30 bytes\n", out)
 
 
+# The commands of ip that let this machine send to 192.0.2.2 through a cable whose other end does not answer
+ADDRESS = "addr add 192.0.2.1/24 dev here"
+NEIGHBOUR = "neigh replace 192.0.2.2 lladdr 02:00:00:00:00:02 dev here"
+
+
 @captures
 def test_an_interface_may_go_down_for_a_while_but_not_disappear(script):
     def job():
@@ -801,16 +806,14 @@ def test_an_interface_may_go_down_for_a_while_but_not_disappear(script):
         lost = script("http_analyzer.py", "-i", "here")
         for process in (sniffer, lost):
             process.stderr.readline()
-        neighbour = "neigh replace 192.0.2.2 lladdr 02:00:00:00:00:02 dev here"
-        for command in ("link set here down", "link set here up", neighbour):
+        for command in ("link set here down", "link set here up", NEIGHBOUR):
             subprocess.run(["ip", *command.split()], check=True)
         send(host="192.0.2.2")
         found = sniffer.finish()
         subprocess.run(["ip", "link", "delete", "here"], check=True)
         return found, lost.finish()
 
-    cable = ("link add here type veth peer name there", "addr add 192.0.2.1/24 dev here", "link set there up")
-    (status, out, err), lost = in_namespace(job, *cable, "link set here up")
+    (status, out, err), lost = in_namespace(job, *CABLE, ADDRESS)
     assert (status, out.count("192.0.2.2")) == (0, 1)
     assert err.splitlines()[0] == "sniff.py: info: here is down; the capture continues when it is up"
     assert re.search("here: (no interface with this name|No such device)", one_error(lost))  # Python 3.15
@@ -926,9 +929,7 @@ def test_other_systems_use_scapys_sockets():
         finally:
             sniffer.kill()
 
-    cable = ("link add here type veth peer name there", "addr add 192.0.2.1/24 dev here", "link set there up")
-    neighbour = "neigh replace 192.0.2.2 lladdr 02:00:00:00:00:02 dev here"
-    wrong, unknown, out = in_namespace(job, *cable, "link set here up", neighbour)
+    wrong, unknown, out = in_namespace(job, *CABLE, ADDRESS, NEIGHBOUR)
     assert re.fullmatch("sniff.py: error: the filter: .*syntax error.*\n", wrong)
     assert re.fullmatch("sniff.py: error: there is no interface any; choose one of: .*here.*\n", unknown)
     assert re.fullmatch(rf".* UDP 192\.0\.2\.1:\d+ > 192\.0\.2\.2:{PORT} 44 bytes\n", out)

@@ -463,9 +463,8 @@ selectors.DefaultSelector = selectors.SelectSelector = Selector
 """
 
 
-def test_on_windows_more_clients_than_select_handles_wait(script, connect, tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text(WINDOWS_SELECTOR)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+def test_on_windows_more_clients_than_select_handles_wait(script, connect, customize):
+    customize(WINDOWS_SELECTOR)
     process, address = start_server(script, "--echo", "-q")
     clients = [connect(address) for _ in range(520)]
     for client in clients:

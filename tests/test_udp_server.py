@@ -14,6 +14,7 @@ import threading
 
 import pytest
 from conftest import (
+    CABLE,
     FREE_PORT,
     TIME_LIMIT_S,
     free_port,
@@ -398,8 +399,7 @@ def test_a_wildcard_bind_answers_a_broadcast_from_its_own_address(asked):
             client.sendto(b"hi", (asked, server.address[1]))
             return client.recvfrom(99)
 
-    cable = ("link add here type veth peer name there", "link set here up", "link set there up")
-    answer, (host, _) = in_namespace(job, *cable, "addr add 192.0.2.1/24 brd + dev here", "route add default dev here")
+    answer, (host, _) = in_namespace(job, *CABLE, "addr add 192.0.2.1/24 brd + dev here", "route add default dev here")
     assert (answer, host) == (b"Server received: hi", "192.0.2.1")
 
 
@@ -414,8 +414,7 @@ def test_a_wildcard_bind_answers_on_a_link(asked):
             client.sendto(b"hi", target)
             return client.recvfrom(99)
 
-    cable = ("link add here type veth peer name there", "link set here up", "link set there up")
-    answer, (host, *_) = in_namespace(job, *cable, "-6 addr add fe80::7/64 dev here nodad")
+    answer, (host, *_) = in_namespace(job, *CABLE, "-6 addr add fe80::7/64 dev here nodad")
     assert (answer, host) == (b"Server received: hi", "fe80::7")
 
 
