@@ -282,12 +282,7 @@ class TCPServer(contextlib.AbstractContextManager["TCPServer"]):
 
     def serve_forever(self) -> None:
         """Serve until shutdown() is called, then close everything."""
-        with self._serving, contextlib.ExitStack() as cleanup:
-            cleanup.callback(self.close)
-            with contextlib.suppress(ValueError):  # Only the main thread receives signals.
-                # Without this, a signal just before select() would not end it; on Windows, no signal would.
-                before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-                cleanup.callback(signal.set_wakeup_fd, before)
+        with self._serving, contextlib.closing(self):
             while not self._stopping:
                 self._accept_if(len(self._connections) < self._max_connections and not self._resting)
                 self._take_turn()
@@ -319,7 +314,7 @@ class TCPServer(contextlib.AbstractContextManager["TCPServer"]):
 
     def _take_turn(self) -> None:
         """Wait for events, and let each connection that has one proceed."""
-        events = self._selector.select(TICK_S if self._connections or self._resting else None)
+        events = self._selector.select(TICK_S)  # A signal just before select() does not end it; on Windows, none does.
         now = time.monotonic()
         self._fresh_deadline = now + self._timeout_s
         for key, _ in events:

@@ -49,6 +49,7 @@ MAX_SHOWN_BYTES = 1_000  # length of a datagram in a log line
 CONTROL_BYTES = 256  # space for the ancillary data of one datagram; IPV6_PKTINFO needs less
 RECEIVE_BUFFER_BYTES = 4_194_304  # asked of the kernel for bursts; net.core.rmem_max may allow less
 BATCH = 256  # datagrams received from one socket before the others get their turn
+TICK_S = 0.25  # longest wait, because a signal just before select() does not end it; on Windows, no signal does
 MAX_QUEUED_LINES = 10_000  # log lines that wait for a reader of the output; further lines are dropped
 COUNTERS_LEVEL = logging.WARNING + 1  # The counters go to standard error, also with -q.
 BATCH_S = 0.01  # Log lines are collected for so long, because one write of many lines is cheaper.
@@ -138,14 +139,9 @@ class UDPServer(contextlib.AbstractContextManager["UDPServer"]):
 
     def serve_forever(self) -> None:
         """Serve until shutdown() is called, then close the sockets."""
-        with self._serving, contextlib.ExitStack() as cleanup:
-            cleanup.callback(self.close)
-            with contextlib.suppress(ValueError):  # Only the main thread receives signals.
-                # Without this, a signal just before select() would not end it; on Windows, no signal would.
-                before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-                cleanup.callback(signal.set_wakeup_fd, before)
+        with self._serving, contextlib.closing(self):
             while not self._stopping:
-                for key, _ in self._selector.select():
+                for key, _ in self._selector.select(TICK_S):
                     key.data()
 
     def shutdown(self) -> None:
