@@ -419,6 +419,30 @@ def test_too_few_descriptors_are_one_error(scene, run_scene):
         assert (status, bool(out)) == (0, True) or (status, len(errors(err))) == (1, 1), (limit, status, err)
 
 
+SIGNAL_IN_A_THREAD = """
+import signal
+import sys
+import threading
+
+def wait_for_input():
+    sys.stdin.readline()
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+threading.Thread(target=wait_for_input, daemon=True).start()
+"""
+
+
+@every_server
+def test_a_signal_that_does_not_interrupt_select_ends_a_server(name, script, customize):
+    """A signal just before select() does not, and one that another thread receives."""
+    customize(SIGNAL_IN_A_THREAD)
+    process = script(name, "--port", 0, "-q", stdin=subprocess.PIPE)
+    wait_until_waiting(process)
+    process.stdin.write("\n")
+    status, _, err = process.finish()
+    assert (status, "Traceback" in err) == (0, False)
+
+
 @pytest.mark.parametrize("name", BARE)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_wait_for_a_peer_or_for_input(name, number, world, script, monkeypatch):
