@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import fake_weather
@@ -267,6 +268,14 @@ def test_closed_standard_descriptors_are_no_error(scene, closed, run_scene):
     assert (status, bool(out)) == (0, 1 not in closed)
 
 
+@pytest.mark.parametrize("closed", [[0], [1], [2], [1, 2], [0, 1, 2]])
+def test_a_socket_gets_no_standard_descriptor(closed):
+    code = "import socket, sys, tcp_client\ntcp_client.reserve_standard_descriptors()\n"
+    code += "sys.exit(socket.socket().fileno() < 3)"
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, cwd=ROOT, preexec_fn=lambda: [os.close(number) for number in closed]).returncode == 0
+
+
 @every_writer
 def test_characters_that_the_terminal_lacks_are_escaped(scene, world, run_scene, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
@@ -298,6 +307,9 @@ def test_a_server_continues_without_an_output_to_write_to(name, output, script):
     assert output != "ascii" or name == "tcp_server.py" or "\\u2603" in out
 
 
+FLOOD = 3_000  # A pipe holds about 1,900 of tcp_server.py's lines.
+
+
 @pytest.fixture
 def flooded(script, tmp_path):
     """flooded(NAME, **OPTIONS) starts a server with a short queue, and prints more lines than the pipe and it hold."""
@@ -309,7 +321,7 @@ def flooded(script, tmp_path):
         (tmp_path / name).write_text(program)
         process = script(tmp_path / name, *FREE_PORT, **options)
         address = process.wait_until_listening()
-        for _ in range(3_000):  # A pipe holds about 1,900 of tcp_server.py's lines.
+        for _ in range(FLOOD):
             with socket.socket(type=SERVERS[name]) as client:
                 client.connect(address)
                 client.send(bytes(200))
@@ -329,12 +341,12 @@ def test_a_reader_that_stops_reading_stops_neither_the_server_nor_sigterm(name, 
 @every_server
 def test_dropped_lines_are_counted_when_the_reader_reads_again(name, flooded):
     process = flooded(name)
-    reader = threading.Thread(target=process.stdout.read)
-    reader.start()
-    line = process.stderr.readline()
-    process.send_signal(signal.SIGTERM)
-    reader.join(TIME_LIMIT_S)
-    assert re.fullmatch(rf"{re.escape(name)}: warning: \d+ log lines were dropped, .*\n", line)
+    with ThreadPoolExecutor() as pool:
+        output = pool.submit(process.stdout.read)
+        line = process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+    text = rf"{re.escape(name)}: warning: (\d+) log lines were dropped, because nobody read the output\n"
+    assert int(re.fullmatch(text, line)[1]) + output.result().count("\n") == FLOOD
 
 
 @pytest.mark.parametrize("module", [async_client, http_analyzer])
