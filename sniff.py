@@ -545,10 +545,7 @@ MAX_CUT_HELLOS = 256  # beginnings of ClientHellos that are kept until their nex
 HELLO = "TLS ClientHello"
 SHOWN_ANSWERS = 4  # answers of a DNS message that are printed; the others are counted
 ARP = 0x0806
-ETHERTYPES = {
-    IPV4: "IPv4", IPV6: "IPv6", ARP: "ARP", 0x8847: "MPLS", 0x8863: "PPPoE-D", 0x8864: "PPPoE", 0x888E: "EAPOL",
-    0x88CC: "LLDP", 0x88F7: "PTP",
-}  # fmt: skip
+ETHERTYPES = {0x8863: "PPPoE-D", 0x888E: "EAPOL", 0x88CC: "LLDP", 0x88F7: "PTP"}
 PROTOCOLS = {
     1: "ICMP", 2: "IGMP", 4: "IPIP", 6: "TCP", 17: "UDP", 41: "IPv6-in-IP", 47: "GRE", 50: "ESP", 51: "AH",
     58: "ICMPv6", 89: "OSPF", 103: "PIM", 112: "VRRP", 132: "SCTP", 136: "UDPLite",
@@ -651,7 +648,8 @@ def dissect(frame: bytes, linktype: int, length: int) -> Fields:
             ipv4(fields, frame, 14)
         elif linktype in LINK_LAYERS:
             fields["proto"], read_header = LINK_LAYERS[linktype]
-            if not network(fields, frame, *read_header(frame)) and linktype == ETHERNET:
+            network(fields, frame, *read_header(frame))
+            if linktype == ETHERNET and "src" not in fields:
                 fields["src"], fields["dst"] = frame[6:12].hex(":"), frame[:6].hex(":")
         else:
             fields["proto"] = f"link type {linktype}"
@@ -672,16 +670,14 @@ unpack_dns, unpack_record = struct.Struct("!2xHHH").unpack_from, struct.Struct("
 unpack_tcp, unpack_udp = struct.Struct("!4xI4xH6x").unpack_from, struct.Struct("!4xHxx").unpack_from
 
 
-def network(fields: Fields, frame: bytes, kind: int, at: int) -> bool:
-    """Decode the payload of an EtherType. Return False if there is no decoder for it."""
+def network(fields: Fields, frame: bytes, kind: int, at: int) -> None:
+    """Decode the payload of an EtherType."""
     if kind in NETWORKS:
         NETWORKS[kind](fields, frame, at)
-        return True
-    if kind:
+    elif kind:
         fields["proto"] = ETHERTYPES.get(kind) or (f"0x{kind:04x}" if kind >= 0x0600 else "802.3")
     elif fields["proto"] == "Ethernet":
         fields["proto"] = "802.3"
-    return False
 
 
 def vlan(fields: Fields, frame: bytes, at: int) -> None:
@@ -694,8 +690,7 @@ def vlan(fields: Fields, frame: bytes, at: int) -> None:
         tags.append(tag & 0xFFF)
         if len(tags) > MAX_TAGS:
             raise ValueError
-    if not network(fields, frame, kind, at):
-        fields["src"], fields["dst"] = frame[6:12].hex(":"), frame[:6].hex(":")
+    network(fields, frame, kind, at)
 
 
 def pppoe(fields: Fields, frame: bytes, at: int) -> None:
@@ -719,6 +714,7 @@ def arp(fields: Fields, frame: bytes, at: int) -> None:
 
 def mpls(fields: Fields, frame: bytes, at: int) -> None:
     """Decode IP below MPLS labels (RFC 3032); the lowest bit of the third byte ends the stack."""
+    fields["proto"] = "MPLS"
     end = next((end for end in range(at + 4, at + 4 * MAX_TAGS + 4, 4) if frame[end - 2] & 1), 0)
     if not end:
         raise ValueError
@@ -739,11 +735,11 @@ def ipv4(fields: Fields, frame: bytes, at: int) -> None:
 
 def ipv6(fields: Fields, frame: bytes, at: int) -> None:
     """Decode IPv6 and its extension headers (RFC 8200)."""
+    fields["proto"] = "IPv6"
     first, total, protocol = unpack_ipv6(frame, at)
     addresses, at = frame[at + 8 : at + 40], at + 40
     if first >> 4 != 6:
         raise ValueError
-    fields["proto"] = "IPv6"
     fields.update(address_fields(addresses, b"")[0])
     end = at + total if total or protocol else len(frame)  # A jumbogram has the length 0.
     headers = 0
@@ -1064,7 +1060,7 @@ TRANSPORTS: dict[int, Callable[[Fields, bytes, int, Decoder | None], None]] = {
     58: partial(icmp, ICMP6, (128, 129), (1, 2, 3, 4)), 136: udp,
 }  # fmt: skip
 NETWORKS: dict[int, Callable[[Fields, bytes, int], None]] = {
-    IPV4: ipv4, IPV6: ipv6, ARP: arp, MPLS: mpls, 0x8864: pppoe, **dict.fromkeys(VLANS, vlan),
+    IPV4: ipv4, IPV6: ipv6, ARP: arp, MPLS: mpls, 0x8848: mpls, 0x8864: pppoe, **dict.fromkeys(VLANS, vlan),
 }  # fmt: skip
 
 

@@ -1299,8 +1299,29 @@ def test_too_many_mpls_labels_are_malformed(run, tmp_path):
     assert lines(run("sniff.py", "-r", pcap(tmp_path / "a", [frame])))[0].endswith("bytes [malformed]")
 
 
-def test_a_pppoe_session_without_ip_is_named():
-    assert decode(bytes(12) + b"\x88\x64\x11\0\0\1\0\6\xc0\x21\1\1\0\4", 1).proto == "PPPoE"
+MACS = b"\2\0\0\0\0\2" + b"\2\0\0\0\0\1"
+WITHOUT_IP = {
+    "PPPoE": b"\x88\x64\x11\0\0\1\0\6\xc0\x21\1\1\0\4",  # LCP
+    "MPLS": b"\x88\x47\0\1\1\x40" + bytes(4) + MACS + b"\x08\0",  # an Ethernet pseudowire (RFC 4448)
+    "LLDP": b"\x88\xa8\0\1\x88\xcc" + bytes(4),
+}
+
+
+@pytest.mark.parametrize("proto", WITHOUT_IP)
+def test_a_frame_without_ip_has_link_layer_addresses(proto):
+    packet = decode(MACS + WITHOUT_IP[proto], 1)
+    assert (packet.proto, packet.src, packet.dst) == (proto, "02:00:00:00:00:01", "02:00:00:00:00:02")
+
+
+def test_a_vlan_tag_without_an_ethernet_header_gives_no_addresses():
+    packet = decode(bytes(14) + b"\x81\0\0\5\x88\xcc" + bytes(4), 113)
+    assert (packet.proto, packet.vlan, packet.src) == ("LLDP", (5,), None)
+
+
+@pytest.mark.parametrize(("kind", "proto"), [(b"\x08\0", "IPv4"), (b"\x86\xdd", "IPv6"), (b"\x88\x47", "MPLS")])
+def test_a_header_that_ends_early_is_named(kind, proto):
+    packet = decode(MACS + kind + b"\x60\0", 1)
+    assert (packet.proto, packet.malformed) == (proto, True)
 
 
 def test_ten_thousand_mutated_payloads_are_decoded():
@@ -1352,8 +1373,10 @@ def tunnelled(outer):
     return outer
 
 
-def test_mpls_shows_the_inner_packet():
-    assert decode(bytes(12) + b"\x88\x47\0\1\0\x40\0\1\1\x40" + INNER, 1).info == INNER_TEXT
+@pytest.mark.parametrize("kind", [b"\x88\x47", b"\x88\x48"])
+def test_mpls_shows_the_inner_packet(kind):
+    packet = decode(MACS + kind + b"\0\1\0\x40\0\1\1\x40" + INNER, 1)
+    assert (packet.proto, packet.src, packet.info) == ("MPLS", "02:00:00:00:00:01", INNER_TEXT)
 
 
 def test_the_name_in_a_query_inside_a_tunnel_is_counted():
@@ -1373,8 +1396,8 @@ def test_extension_headers_of_any_length_are_skipped():
 
 
 def test_arp_for_another_protocol_than_ipv4_shows_its_operation():
-    packet = decode(bytes(12) + b"\x08\x06" + struct.pack("!HHBBH", 1, 0x86DD, 6, 16, 1) + bytes(44), 1)
-    assert (packet.proto, packet.info, packet.src) == ("ARP", "operation 1", None)
+    packet = decode(MACS + b"\x08\x06" + struct.pack("!HHBBH", 1, 0x86DD, 6, 16, 1) + bytes(44), 1)
+    assert (packet.proto, packet.info, packet.src) == ("ARP", "operation 1", "02:00:00:00:00:01")
 
 
 def test_six_in_four_shows_the_inner_packet():
