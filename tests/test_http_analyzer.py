@@ -500,6 +500,7 @@ LAYERS = {
     "NFLOG": link(b"\2\0\0\0" + b"\5\0\x0a\0x\0\0\0" + b"\x44\0\x09\0", 239),
     "GRE": lambda packet: outer(47, b"\0\0\x08\0" + packet),
     "GRE, key, sequence, Ethernet": lambda packet: outer(47, b"\x30\0\x65\x58" + bytes(20) + IP4 + packet),
+    "GRE of PPTP, acknowledgement": lambda packet: outer(47, b"\x20\x81\x88\x0b" + bytes(8) + b"\xff\3\0\x21" + packet),
     "ERSPAN I": lambda packet: outer(47, b"\0\0\x88\xbe" + bytes(12) + IP4 + packet),
     "ERSPAN II": lambda packet: outer(47, b"\x10\0\x88\xbe" + bytes(24) + IP4 + packet),
     "VXLAN": lambda packet: outer(17, datagram(4789, b"\x08" + bytes(19) + IP4 + packet)),
@@ -753,6 +754,12 @@ CASES = {
     "CONNECT": (b"CONNECT a:1 HTTP/1.1\r\n\r\n\x16\x03", STATUS + b"\r\n\x16\x03", ("CONNECT", "a:1", 200, 0, 0, ())),
     "upgrade": (GET_ROOT, b"HTTP/1.1 101 S\r\n\r\n\x81\x05HTTP/", ("GET", "/", 101, 0, 0, ())),
     "cut off": (GET_ROOT, STATUS + b"Content-Length: 9\r\n\r\nab", ("GET", "/", 200, 0, 2, ("cut off",))),
+    "head of the request cut off": (
+        b"GET /1 HTTP/1.1\r\nHost: a\r\nUser",
+        b"",
+        ("GET", "/1", None, 0, None, ("cut off", "no response")),
+    ),
+    "head of the response cut off": (GET_ROOT, STATUS + b"Content-Len", ("GET", "/", 200, 0, 0, ("cut off",))),
     "length twice": (GET_ROOT, STATUS + b"Content-Length: 5, 5\r\n\r\nhello", ("GET", "/", 200, 0, 5, ())),
     "two lines": (
         GET_ROOT,

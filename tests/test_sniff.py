@@ -1287,6 +1287,13 @@ def test_dhcp_shows_the_message_type_and_the_address():
     assert udp_info(renewal + b"\x35\x01\x03\xff", 68, 67).info == "DHCP Request 192.0.2.11"
 
 
+def test_dhcp_messages_are_named():
+    """RFC 2132 section 9.6."""
+    infos = [udp_info(DHCP + b"\x35\x01%c\xff" % number, 67, 68).info for number in range(1, 9)]
+    names = ["Discover", "Offer", "Request", "Decline", "ACK", "NAK", "Release", "Inform"]
+    assert infos == [f"DHCP {name} 192.0.2.10" for name in names]
+
+
 @pytest.mark.parametrize("options", [b"\xff", b"\x35\0\xff", b"\x35\1\2\x32\3\1\2\3\xff", b"\x35\1\x63\xff", b""])
 def test_dhcp_without_a_type_or_with_a_short_address_has_no_info(options):
     packet = udp_info(DHCP + options, 67, 68)
