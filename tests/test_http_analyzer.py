@@ -710,13 +710,31 @@ def test_a_gap_in_a_body_that_was_sent_without_100_continue_is_counted():
     assert [brief(exchange) for exchange in result] == [("PUT", "/0", 201, 1000, 5, ("gap",))]
 
 
+LONG_RESPONSE = STATUS + b"Content-Length: 100\r\n\r\n" + bytes(100)
+BODY_WITH_GAP = Wire().open().send(0, GET % 1).send(1, LONG_RESPONSE, (60, 90)).close().frames
+del BODY_WITH_GAP[5]
+
+
 def test_a_gap_is_reported_even_if_its_connection_sends_nothing_more():
-    response = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + bytes(100)
-    wire = Wire().open().send(0, GET % 1).send(1, response, (60, 90)).close()
-    frames = wire.frames[:5] + wire.frames[6:]
     analyzer = HTTPAnalyzer()
-    assert fed(analyzer, frames) == []
-    assert brief(analyzer.sweep(wire.time + 2)[0]) == ("GET", "/1", 200, 0, 100, ("gap",))
+    assert fed(analyzer, BODY_WITH_GAP) == []
+    assert brief(analyzer.sweep(BODY_WITH_GAP[-1][0] + 2)[0]) == ("GET", "/1", 200, 0, 100, ("gap",))
+
+
+def test_in_a_live_capture_time_passes_without_packets():
+    now = time.time_ns()
+    records = [(now, len(frame), linktype, None, frame) for _, linktype, frame in BODY_WITH_GAP]
+    result = http_analyzer.exchanges(HTTPAnalyzer(), itertools.chain([records], itertools.repeat([])), live=True)
+    assert brief(next(result)) == ("GET", "/1", 200, 0, 100, ("gap",))
+
+
+def test_of_too_many_connections_the_one_without_a_packet_for_the_longest_time_is_dropped(monkeypatch):
+    monkeypatch.setattr(http_analyzer, "MAX_CONNECTIONS", 2)
+    first, second, third = (Wire(client=("10.0.0.9", port)).open().send(0, GET % port) for port in (1, 2, 3))
+    analyzer = HTTPAnalyzer()
+    fed(analyzer, [*first.frames, *second.frames, (1_100.0, *first.frames[-1][1:])])
+    (exchange,) = fed(analyzer, [(1_200.0, *third.frames[0][1:])])
+    assert (exchange.target, analyzer.dropped) == ("/2", 1)
 
 
 def test_a_response_without_request_has_its_own_time_and_no_duration():
@@ -1698,6 +1716,7 @@ def check_har(har):
     """What https://w3c.github.io/web-performance/specs/HAR/Overview.html demands."""
     assert har["log"]["version"] == "1.2"
     assert {"name", "version"} <= set(har["log"]["creator"])
+    assert all({"startedDateTime", "id", "title", "pageTimings"} <= set(page) for page in har["log"]["pages"])
     pages = {page["id"] for page in har["log"]["pages"]}
     for entry in har["log"]["entries"]:
         assert {"startedDateTime", "time", "request", "response", "cache", "timings"} <= set(entry)

@@ -39,6 +39,8 @@ from scapy.all import (
     ICMPv6EchoRequest,
     ICMPv6ND_NS,
     ICMPv6PacketTooBig,
+    ICMPv6ParamProblem,
+    ICMPv6TimeExceeded,
     IPOption_RR,
     IPv6,
     IPv6ExtHdrDestOpt,
@@ -52,6 +54,7 @@ from scapy.all import (
     raw,
 )
 from scapy.error import Scapy_Exception
+from scapy.layers.dns import dnsqtypes
 
 import sniff
 from sniff import decode
@@ -185,6 +188,9 @@ def test_icmp_messages_are_described():
          "packet too big, MTU 1280: UDP [::1]:5 > [::2]:6"),
         (V6 / ICMPv6DestUnreach(code=4) / IPv6(src="::1", dst="::2") / ICMPv6EchoRequest(id=7, seq=8),
          "unreachable, port: ICMPv6 ::1 > ::2 echo request, id 7, seq 8"),
+        (V6 / ICMPv6TimeExceeded() / IPv6(src="::1", dst="::2"), "time exceeded, in transit: IP protocol 59 ::1 > ::2"),
+        (V6 / ICMPv6ParamProblem() / IPv6(src="::1", dst="::2"),
+         "parameter problem, header field: IP protocol 59 ::1 > ::2"),
     ],
 )  # fmt: skip
 def test_icmp_errors_show_the_packet_that_caused_them(packet, info):
@@ -1129,12 +1135,18 @@ def answer(kind, data, owner=b"\xc0\x0c"):
 ADDRESSES = b"".join(answer(1, bytes([203, 0, 113, last])) for last in range(5, 12))
 
 
+def test_record_types_have_their_names():
+    names = {number: dnsqtypes[number] for number in sniff.RECORD_TYPES}
+    assert names | {255: "ANY"} == sniff.RECORD_TYPES  # scapy: ALL
+
+
 @pytest.mark.parametrize(
     ("message", "info"),
     [
         (question(), "A? www.example.org"),
         (question("example.org", 15), "MX? example.org"),
         (question("x", 65280), "TYPE65280? x"),
+        (question("").removesuffix(b"\0\0\0\1\0\1") + b"\5caf\xc3\xa9\5local\0\0\x1c\0\1", "AAAA? café.local"),
         (question(bits=0x8180, answers=2) + ADDRESSES[:32], "www.example.org A 203.0.113.5 203.0.113.6"),
         (question(bits=0x8180, answers=7) + ADDRESSES,
          "www.example.org A 203.0.113.5 203.0.113.6 203.0.113.7 203.0.113.8 (+3)"),
