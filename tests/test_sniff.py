@@ -1575,10 +1575,12 @@ def test_times_are_those_since_the_packet_before_or_since_the_first(option, time
     assert shown == [f"00:00:00.{microseconds:06}" for microseconds in times]
 
 
-def test_the_hex_dump_begins_behind_the_link_header_or_with_it(run, mixed):
-    frame = MIXED[0]
-    for option, start in (("-X", 14), ("-XX", 0)):
-        _, *dump = lines(run("sniff.py", option, "-c1", "-r", mixed))
+@pytest.mark.parametrize("tags", [b"", b"\x81\0\0\5", b"\x88\xa8\0\5\x81\0\0\6"])
+def test_the_hex_dump_begins_behind_the_link_header_or_with_it(tags, run, tmp_path):
+    frame = MIXED[0][:12] + tags + MIXED[0][12:]
+    path = pcap(tmp_path / "a.pcap", [frame])
+    for option, start in (("-X", 14 + len(tags)), ("-XX", 0)):
+        _, *dump = lines(run("sniff.py", option, "-r", path))
         digits = "".join(re.sub(r"  .*", "", line.split(":  ")[1]).replace(" ", "") for line in dump)
         assert bytes.fromhex(digits) == frame[start:]
         assert [line.partition(":")[0] for line in dump] == [f"\t0x{at:04x}" for at in range(0, len(frame) - start, 16)]
