@@ -1409,7 +1409,8 @@ def test_a_later_fragment_has_no_flags_and_no_names():
 
 
 def test_extension_headers_of_any_length_are_skipped():
-    for protocol, header in ((0, b"\x11\1" + bytes(14)), (51, b"\x11\4" + bytes(22))):
+    headers = dict.fromkeys((0, 43, 60, 135), b"\x11\1" + bytes(14)) | {51: b"\x11\4" + bytes(22)}
+    for protocol, header in headers.items():
         packet = raw(V6)[:4] + struct.pack("!HB", len(header) + 8, protocol) + raw(V6)[7:40]
         assert decode(packet + header + struct.pack("!HHHH", 1, 2, 8, 0), 101).dport == 2
 
