@@ -1135,6 +1135,13 @@ def answer(kind, data, owner=b"\xc0\x0c"):
 ADDRESSES = b"".join(answer(1, bytes([203, 0, 113, last])) for last in range(5, 12))
 
 
+def test_response_codes_have_their_names():
+    """RFC 1035 section 4.1.1, RFC 2136 section 2.2."""
+    names = {1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED", 9: "NOTAUTH", 11: "rcode 11"}
+    infos = {code: udp_info(question(bits=0x8180 | code)).info for code in names}
+    assert infos == {code: f"{name} www.example.org" for code, name in names.items()}
+
+
 def test_record_types_have_their_names():
     names = {number: dnsqtypes[number] for number in sniff.RECORD_TYPES}
     assert names | {255: "ANY"} == sniff.RECORD_TYPES  # scapy: ALL

@@ -940,8 +940,11 @@ def test_a_client_without_tls_on_a_tls_port_is_one_log_line(serving, tls, connec
         assert read_to_end(other) == GREETING
     server.close()
     messages = [message for message in caplog.messages if "TLS" in message]
-    assert len(messages) == 1
-    assert messages[0].startswith(f"TLS handshake with {peer} failed: ")
+    assert messages == [f"TLS handshake with {peer} failed: HTTP_REQUEST"]
+
+
+def test_a_client_cannot_renegotiate(certificate):
+    assert tcp_server.server_context(*certificate).options & ssl.OP_NO_RENEGOTIATION
 
 
 @pytest.mark.parametrize("handler", [Greeter, Echo])

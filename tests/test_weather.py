@@ -264,6 +264,22 @@ def test_plain_http_is_for_loopback_only(run, monkeypatch):
     assert (status, out, err.count("\n")) == (2, "", 1)
 
 
+def test_without_variables_the_providers_have_their_public_addresses(monkeypatch):
+    for provider in weather.PROVIDERS.values():
+        for variable, _ in provider.bases:
+            monkeypatch.delenv(variable, raising=False)
+    assert weather.OpenMeteo().urls == ["https://api.open-meteo.com", "https://geocoding-api.open-meteo.com"]
+    assert weather.OpenWeatherMap().urls == ["https://api.openweathermap.org"]
+
+
+def test_the_wind_comes_from_one_of_sixteen_points(get):
+    answer = get("London")
+    points = ["N", "NNE", "NE", "ENE", "E", "ESE", "SE", "SSE", "S", "SSW", "SW", "WSW", "W", "WNW", "NW", "NNW", "N"]
+    for number, point in enumerate(points):
+        windy = dataclasses.replace(answer, wind_from_deg=22.5 * number)
+        assert f", from {point}, " in "\n".join(weather.details(windy, answer.observed_at))
+
+
 @pytest.mark.parametrize(
     ("lang", "sent"),
     [
@@ -976,6 +992,25 @@ def test_a_request_that_was_refused_because_of_concurrency_is_repeated(get, serv
     busy = fake.answering(429, '{"error": true, "reason": "Too many concurrent requests"}')
     server.faults["/v1/search"] = [*[busy] * 8, None]
     assert get("London").description == "overcast"
+
+
+def test_many_cities_are_answered_in_their_order_with_at_most_four_requests_at_a_time(run, server):
+    counted = threading.Condition()
+    counts = [0]
+
+    def count(_):
+        with counted:
+            counts.append(counts[-1] + 1)
+            counted.notify_all()
+            counted.wait_for(lambda: counts[-1] > 4, timeout=0.05)
+            counts.append(counts[-1] - 1)
+
+    server.edit["/v1/forecast"] = count
+    cities = [f"City {number}" for number in range(20)]
+    status, out, _ = run("weather.py", *cities, "--line", "--no-cache")
+    assert (status, [line.partition(":")[0] for line in out.splitlines()]) == (0, cities)
+    assert len(counts) == 41
+    assert 1 < max(counts) <= 4
 
 
 def test_forecast_before_a_city_does_not_take_its_name(run, server):
