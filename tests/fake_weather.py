@@ -171,7 +171,7 @@ def direct(server, asked):
 
 def openweathermap_units(asked):
     assert asked["units"] in ("metric", "imperial", "standard")
-    assert asked["lang"] in ("en", "cz", "kr", "ua", "zh_cn", "pt_br", "de", "pt", "la"), asked["lang"]
+    assert asked["lang"] in ("en", "cz", "kr", "ua", "zh_cn", "zh_tw", "pt_br", "de", "pt", "la"), asked["lang"]
     return asked["units"], 2.23694 if asked["units"] == "imperial" else 1
 
 

@@ -287,6 +287,7 @@ def test_the_wind_comes_from_one_of_sixteen_points(get):
         ("ko", "kr"),
         ("uk", "ua"),
         ("zh-CN", "zh_cn"),
+        ("zh-TW", "zh_tw"),
         ("pt-BR", "pt_br"),
         ("pt_BR", "pt_br"),
         ("de-AT", "de"),
@@ -904,6 +905,15 @@ WORLD = [
 def test_qualifiers_are_countries_and_regions_as_people_write_them(city, latitude, provider, get, monkeypatch):
     monkeypatch.setattr(fake, "PLACES", WORLD)
     assert get(city, provider).place.latitude == latitude
+
+
+@both
+@pytest.mark.parametrize(
+    "city", ["London, Scotland", "London, Wales", "London, Northern Ireland", "Londonderry, England"]
+)
+def test_a_nation_of_the_united_kingdom_is_not_the_whole_country(city, provider, get):
+    with pytest.raises(weather.CityNotFound):
+        get(city, provider)
 
 
 def populated(**populations):
