@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import ctypes
+import errno
 import importlib
 import json
 import os
@@ -10,6 +11,7 @@ import re
 import resource
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -347,6 +349,28 @@ def test_dropped_lines_are_counted_when_the_reader_reads_again(name, flooded):
         process.send_signal(signal.SIGTERM)
     text = rf"{re.escape(name)}: warning: (\d+) log lines were dropped, because nobody read the output\n"
     assert int(re.fullmatch(text, line)[1]) + output.result().count("\n") == FLOOD
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (socket.gaierror(socket.EAI_AGAIN, "x"),
+         "the name cannot be looked up for now; check the network connection, or try again"),
+        (socket.gaierror(socket.EAI_NONAME, "x"),
+         "unknown host; check the spelling of the name, which has no http:// and no port"),
+        (ssl.SSLEOFError(), "TLS failed: the server sent no close_notify, so the answer may be incomplete; try again"),
+        (TimeoutError(), "no answer in time; is this the right port? (--timeout)"),
+        (ConnectionRefusedError(), "connection refused; is the server running, and is this its port?"),
+        (ConnectionResetError(), "connection reset: the server closed it early; its log may contain the reason"),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"),
+         "Network is unreachable; check the address and the network connection"),
+        (OSError(errno.EADDRNOTAVAIL, "x"),
+         "no local port or address is free; make fewer connections, wait a minute, or use IPv4 if IPv6 is off"),
+        (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
+    ],
+)  # fmt: skip
+def test_an_error_of_a_connection_states_the_cause_and_what_to_try(error, text):
+    assert tcp_client.explain(error) == async_client.explain(error) == text
 
 
 @pytest.mark.parametrize("module", [async_client, http_analyzer])

@@ -1820,24 +1820,39 @@ def test_progress_is_shown_if_only_standard_error_is_a_terminal(capture, monkeyp
         assert capsys.readouterr().err.strip("\r ") == shown
 
 
+SUMMARY = """\
+2 exchanges; bodies of requests: 0 bytes, of responses: 5 bytes
+
+host             count   share
+10.0.0.2:80          2  100.0%
+
+status      count   share
+200             1   50.0%
+none            1   50.0%
+
+method      count   share
+GET             2  100.0%
+
+response times, from the first byte of the request to the last byte of the response
+  p50 1 ms  p90 1 ms  p95 1 ms  p99 1 ms  max 1 ms
+  up to 2.15 ms  ████████████████████████████████████████ 1
+
+most frequent URLs
+     count      p50      p95      max  URL without query
+         1   988 µs   988 µs     1 ms  http://10.0.0.2:80/a"b\\\\x1b
+         1        -        -        -  http://10.0.0.2:80/unanswered
+
+slowest URLs
+     count      p50      p95      max  URL without query
+         1   988 µs   988 µs     1 ms  http://10.0.0.2:80/a"b\\\\x1b
+
+problems
+         1  no response: the capture contains no response to the request, or it is not certain which one
+"""
+
+
 def test_the_summary(run, tmp_path):
-    status, out, err = run("http_analyzer.py", "-r", odd_capture(tmp_path), "--summary")
-    assert (status, err) == (0, "")
-    lines = [line.split() for line in out.splitlines()]
-    assert out.startswith("2 exchanges; bodies of requests: 0 bytes, of responses: 5 bytes\n")
-    for words in (
-        ["10.0.0.2:80", "2", "100.0%"],
-        ["200", "1", "50.0%"],
-        ["none", "1", "50.0%"],
-        ["GET", "2", "100.0%"],
-    ):
-        assert words in lines
-    assert ["1", "no", "response:"] in [words[:3] for words in lines]
-    assert "others" not in out
-    unanswered = [words for words in lines if words[-1:] == ["http://10.0.0.2:80/unanswered"]]
-    assert unanswered == [["1", "-", "-", "-", "http://10.0.0.2:80/unanswered"]]
-    assert ["1", *["988", "µs"] * 2, "1", "ms"] in [words[:7] for words in lines]
-    assert "  p50 1 ms  p90 1 ms  p95 1 ms  p99 1 ms  max 1 ms\n" in out
+    assert run("http_analyzer.py", "-r", odd_capture(tmp_path), "--summary") == (0, SUMMARY, "")
 
 
 def test_the_summary_counts_what_exceeds_its_limits_together(monkeypatch, capture):
