@@ -341,12 +341,12 @@ class Live:
         self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)  # The counter of drops starts with the full buffer.
 
     def _netmask(self, name: str) -> int:
-        """Return the IPv4 netmask of an interface, in network byte order, as libpcap expects it; 0 if it has none."""
+        """Return the IPv4 netmask of an interface as a number, which `ip broadcast` needs; 0 if it has none."""
         import fcntl
 
         with contextlib.suppress(OSError):
             reply = fcntl.ioctl(self._socket, SIOCGIFNETMASK, struct.pack("256s", name.encode()))
-            return int.from_bytes(reply[20:24], sys.byteorder)
+            return int.from_bytes(reply[20:24])
         return 0
 
     def _open_elsewhere(self, files: contextlib.ExitStack, expression: str, _: int, promiscuous: bool) -> None:

@@ -606,6 +606,7 @@ class Sniffer:
 def send(count=1, data=b"hi", host="127.0.0.1"):
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         for _ in range(count):
             sock.sendto(data, (host, PORT))
 
@@ -823,6 +824,19 @@ def test_an_interface_may_go_down_for_a_while_but_not_disappear(script):
     assert (status, out.count("192.0.2.2")) == (0, 1)
     assert err.splitlines()[0] == "sniff.py: info: here is down; the capture continues when it is up"
     assert re.search("here: (no interface with this name|No such device)", one_error(lost))  # Python 3.15
+
+
+@captures
+def test_a_filter_knows_the_netmask_of_the_interface(script):
+    def job():
+        sniffer = script("sniff.py", "-i", "here", "-c", 1, "ip broadcast and", FILTER)
+        sniffer.stderr.readline()
+        send(host="192.0.2.2")
+        send(host="192.0.2.255")
+        return sniffer.finish()
+
+    status, out, _ = in_namespace(job, *CABLE, ADDRESS, NEIGHBOUR)
+    assert (status, " > 192.0.2.255:" in out) == (0, True)
 
 
 @captures
